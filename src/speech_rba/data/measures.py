@@ -1,0 +1,73 @@
+"""What is measured on a clip, and the one way in which words are compared."""
+
+from functools import cache, lru_cache
+
+import jiwer
+import numpy as np
+
+from speech_rba.data.audio import SAMPLE_RATE
+from speech_rba.records import Feature
+
+FRAME = SAMPLE_RATE // 50  # 20 ms
+FLOOR_DB = -120.0  # stands for digital silence: JSON has no infinity
+
+
+@cache
+def _normalizer():
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer({})  # the empty mapping leaves British spelling as it is
+
+
+@lru_cache(maxsize=1 << 17)  # 0.3 ms a text, and a text has many clips
+def normalize(text: str) -> str:
+    """The words of `text` as Whisper's English normaliser writes them: lower case, no punctuation, numbers in digits.
+
+    Source: Robust Speech Recognition via Large-Scale Weak Supervision, appendix C.
+    """
+    return _normalizer()(text).strip()
+
+
+def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
+    """Word errors over reference words of the whole corpus, after `normalize`: a fraction, 0 without any text.
+
+    Insertions can bring it above 1; without a reference word it is their number.
+    """
+    if not references:
+        return 0.0
+    return float(jiwer.wer([normalize(text) for text in references], [normalize(text) for text in hypotheses]))
+
+
+def decibels(amplitude: np.ndarray) -> np.ndarray:
+    """dB relative to full scale, never under the floor."""
+    return 20 * np.log10(np.maximum(amplitude, 10 ** (FLOOR_DB / 20)))
+
+
+def silence_share(audio: np.ndarray) -> float:
+    """Share of 20 ms frames under -60 dBFS or more than 40 dB under the loudest frame; 1 without samples."""
+    frames = np.pad(audio, (0, -len(audio) % FRAME)).reshape(-1, FRAME)
+    if not len(frames):
+        return 1.0
+    levels_db = decibels(np.sqrt((frames**2).mean(axis=1)))
+    return float((levels_db < max(-60.0, levels_db.max() - 40)).mean())
+
+
+def measure(audio: np.ndarray, transcript: str, heard: str, mean_logprob: float, clip_id: str) -> Feature:
+    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the recogniser wrote.
+
+    No samples give a duration of 0 and silence throughout.
+    """
+    samples = np.asarray(audio, dtype=np.float64)
+    duration_s = len(samples) / SAMPLE_RATE
+    return Feature(
+        clip_id=clip_id,
+        duration_s=duration_s,
+        rms_db=float(decibels(np.sqrt(np.square(samples).sum() / max(len(samples), 1)))),
+        peak=float(np.abs(samples).max(initial=0.0)),
+        clipped_share=float((np.abs(samples) >= 0.999).sum() / max(len(samples), 1)),
+        silence_share=silence_share(samples),
+        words_per_s=len(normalize(transcript).split()) / duration_s if duration_s else 0.0,
+        heard=heard,
+        wer=word_error_rate([transcript], [heard]),
+        mean_logprob=mean_logprob,
+    )

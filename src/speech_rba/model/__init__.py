@@ -1,0 +1,5 @@
+"""The student: a frozen Whisper hears, a vocabulary bridge carries its posteriors over, a causal LM answers.
+
+Shape letters: B batch, T prompt positions, C completion positions, K alternatives a position, D the language
+model's width, H the audio tower's width, V the language model's vocabulary.
+"""

@@ -1,0 +1,98 @@
+"""The vocabulary bridge: from the audio tower's token posteriors to weighted tokens of the language model.
+
+Both vocabularies are byte-level BPE, so most tokens of one are, byte for byte, a token of the other; the rest
+are cut as the language model's tokenizer cuts their text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from speech_rba.model.audio_tower import Heard
+
+SPACE = "Ġ"  # how byte-level BPE writes a leading space
+
+
+@dataclass(frozen=True)
+class SoftTokens:
+    """A prompt of T positions, each a mixture of K tokens of the language model.
+
+    The embedding of a position is the weighted mean of its tokens' embeddings plus the projected `hidden`.
+    """
+
+    ids: torch.Tensor  # (T, K)
+    weights: torch.Tensor  # (T, K), each row sums to 1
+    hidden: torch.Tensor  # (T, H)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """`inner[t]`: the language model's ids for the audio tower's token t; `first[t]`: the same without a leading space."""
+
+    inner: list[list[int]]
+    first: list[list[int]]
+
+    def cross(self, heard: Heard, top_k: int, temperature: float) -> SoftTokens:
+        """Soft tokens for what was heard.
+
+        A 1-best token that is one token of the language model becomes the mixture of those of its `top_k`
+        alternatives that are one token too; one that is several becomes those, unmixed.
+        """
+        ids, weights, source = [], [], []
+        probs = heard.top_probs[:, :top_k].double() ** (1 / temperature)
+        for t, best in enumerate(heard.token_ids.tolist()):
+            table = self.inner if t else self.first
+            pieces = table[best]
+            if len(pieces) == 1:
+                mix = self._mixture(table, heard.top_ids[t, :top_k].tolist(), probs[t].tolist())
+                ids.append([i for i, _ in mix])
+                weights.append([w for _, w in mix])
+            else:
+                ids += [[p] for p in pieces]
+                weights += [[1.0] for _ in pieces]
+            source += [t] * len(pieces)
+        return _stack(ids, weights, heard.hidden[source], top_k)
+
+    @staticmethod
+    def _mixture(table, alternatives: list[int], probs: list[float]) -> list[tuple[int, float]]:
+        single = [(table[a][0], p) for a, p in zip(alternatives, probs, strict=True) if len(table[a]) == 1]
+        total = sum(p for _, p in single)
+        return [(i, p / total) for i, p in single]
+
+
+def _stack(ids: list[list[int]], weights: list[list[float]], hidden: torch.Tensor, top_k: int) -> SoftTokens:
+    pad = [top_k - len(row) for row in ids]
+    return SoftTokens(
+        torch.tensor([row + [0] * n for row, n in zip(ids, pad, strict=True)], dtype=torch.long).reshape(-1, top_k),
+        torch.tensor([row + [0.0] * n for row, n in zip(weights, pad, strict=True)]).reshape(-1, top_k),
+        hidden.float(),
+    )
+
+
+def hard_tokens(ids: list[int], hidden_size: int) -> SoftTokens:
+    """Plain text as soft tokens: each position is one token, and nothing was heard."""
+    return SoftTokens(torch.tensor(ids, dtype=torch.long)[:, None], torch.ones(len(ids), 1), torch.zeros(len(ids), hidden_size))
+
+
+def build_bridge(audio: PreTrainedTokenizerBase, language: PreTrainedTokenizerBase) -> Bridge:
+    """The bridge between two byte-level BPE tokenizers; special tokens of the audio side cross to nothing."""
+    vocabulary, special = language.get_vocab(), set(audio.all_special_ids)
+    pieces = audio.convert_ids_to_tokens(list(range(len(audio))))
+
+    def cross(piece: str, text: str) -> list[int]:
+        if piece in vocabulary or not piece:
+            return [vocabulary[piece]] if piece else []
+        if "\ufffd" in text:  # part of a character: byte by byte; bytes that no UTF-8 text holds have no token
+            return [vocabulary[byte] for byte in piece if byte in vocabulary]
+        return language(text, add_special_tokens=False).input_ids
+
+    inner, first = [], []
+    for token, piece in enumerate(pieces):
+        text = "" if token in special or piece.startswith("<|") else audio.decode([token])
+        inner.append(cross(piece, text) if text else [])
+        first.append(cross(piece.removeprefix(SPACE), text.removeprefix(" ")) if text else [])
+    return Bridge(inner, first)

@@ -1,0 +1,148 @@
+"""Batched sampling from prompt embeddings: prompt prefixes are computed once, finished rows leave the batch."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+NUCLEUS_SIZE = 1024  # top_p looks among this many likeliest tokens: sorting the whole vocabulary took 60 % of a step
+
+
+class BufferedLayer(DynamicLayer):
+    """A key-value layer that writes into room set aside in steps, where DynamicLayer copies all at each token."""
+
+    room = 64
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+            self.buffers = (self.keys, self.values)
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if end > self.buffers[0].shape[2] or len(self.keys) != len(self.buffers[0]):
+            self.buffers = (_grown(self.keys, end + self.room), _grown(self.values, end + self.room))
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+
+def _grown(states: torch.Tensor, length: int) -> torch.Tensor:
+    shape = (*states.shape[:2], length, states.shape[3])
+    buffer = states.new_empty(shape)
+    buffer[:, :, : states.shape[2]] = states
+    return buffer
+
+
+def pad_left(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of (T_i, D) as one (B, T, D) and its attention mask (B, T)."""
+    length = max(len(p) for p in prompts)
+    padded = torch.stack([torch.nn.functional.pad(p, (0, 0, length - len(p), 0)) for p in prompts])
+    mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=padded.device)
+    return padded, mask
+
+
+def prefill(model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Tensor], cache: Cache):
+    """Fills `cache` with `prefix` (P, D), computed once, and each prompt (T_i, D) behind it.
+
+    Returns the logits (B, V) after each prompt and the attention mask (B, P + T). Gradients flow if enabled.
+    """
+    prompts_BTD, mask_BT = pad_left(prompts)
+    batch = len(prompts)
+    if len(prefix):
+        model.base_model(inputs_embeds=prefix[None], past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(batch)
+    mask = torch.cat([mask_BT.new_ones(batch, len(prefix)), mask_BT], dim=1)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, len(prefix) :]
+    out = model(
+        inputs_embeds=prompts_BTD,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return out.logits[:, -1], mask
+
+
+def sample(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> torch.Tensor:
+    """One token id a row of `logits` (B, V); temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    if top_p < 1:
+        values, ids = (logits / temperature).topk(min(NUCLEUS_SIZE, logits.shape[-1]), dim=-1)
+        whole = (logits / temperature).logsumexp(-1, keepdim=True)
+        probs = (values - whole).exp()
+        probs[probs.cumsum(-1) - probs > top_p] = 0
+        return ids.gather(-1, _draw(probs, generator)[:, None])[:, 0]
+    return _draw((logits / temperature).softmax(-1), generator)
+
+
+def _draw(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Index by inverse cumulative sum: exact, and one pass where torch.multinomial takes several."""
+    totals = weights.cumsum(-1)
+    point = torch.rand(len(weights), 1, generator=generator).to(totals) * totals[:, -1:]
+    return torch.searchsorted(totals, point, right=True)[:, 0].clamp_max(weights.shape[-1] - 1)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    prompts: list[torch.Tensor],
+    *,
+    prefix: torch.Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    eos_token_id: int,
+    seed: int,
+    batch_size: int,
+    num_generations: int = 1,
+    on_batch: Callable[[int], None] = lambda rows: None,
+) -> list[list[int]]:
+    """Token ids after each prompt (T_i, D), `num_generations` in a row for each, ending with EOS if it came.
+
+    Prompts of like length share a batch. Every row of the result depends on the seed and on its batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    results: list[list[int]] = [[] for _ in range(len(prompts) * num_generations)]
+    step = max(1, batch_size // num_generations)
+    for start in range(0, len(order), step):
+        chosen = order[start : start + step]
+        cache = Cache(layer_class_to_replicate=BufferedLayer)
+        logits, mask = prefill(model, prefix, [prompts[i] for i in chosen], cache)
+        if num_generations > 1:
+            cache.batch_repeat_interleave(num_generations)
+            logits, mask = (x.repeat_interleave(num_generations, dim=0) for x in (logits, mask))
+        rows = [i * num_generations + g for i in chosen for g in range(num_generations)]
+        draw = lambda x: sample(x, temperature, top_p, generator)  # noqa: E731
+        _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, eos_token_id)
+        on_batch(len(rows))
+    return results
+
+
+def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, eos_token_id):
+    """Appends tokens to `results[row]` for each of `rows` until EOS or the limit; finished rows leave the cache."""
+    positions = mask.sum(1, keepdim=True)
+    for step in range(max_new_tokens):
+        tokens = draw(logits)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            results[row].append(token)
+        keep = (tokens != eos_token_id).nonzero()[:, 0]
+        if step == max_new_tokens - 1 or len(keep) == 0:
+            return
+        if len(keep) < len(rows):
+            cache.batch_select_indices(keep)
+            rows = [rows[i] for i in keep.tolist()]
+            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        out = model(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits, positions = out.logits[:, -1], positions + 1

@@ -1,0 +1,134 @@
+"""The student: audio in, text out. Frozen ears and language model by name; only what is trained is saved."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
+from speech_rba.model.bridge import Bridge, SoftTokens, build_bridge, hard_tokens
+from speech_rba.model.generation import generate, prefill
+from speech_rba.model.language import embed, load_language_model, load_tokenizer
+
+MARK = "\u241e"  # stands for the query while the chat template is cut in two
+
+
+class StudentConfig(PreTrainedConfig):
+    """`language_model` and `audio_tower` are asset names (see assets.py)."""
+
+    model_type = "speech_rba"
+
+    def __init__(self, language_model="", audio_tower="", audio_width=0, top_k=1, temperature=1.0, **kwargs):
+        self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
+        self.top_k, self.temperature = top_k, temperature
+        super().__init__(**kwargs)
+
+
+class Student(PreTrainedModel):
+    config_class = StudentConfig
+    base_model_prefix = "language_model"
+    _supports_sdpa = True
+
+    def __init__(self, config: StudentConfig):
+        super().__init__(config)
+        self.tokenizer = load_tokenizer(config.language_model)
+        self.language_model = load_language_model(config.language_model)
+        self.multi_modal_projector = nn.Linear(config.audio_width, self.language_model.config.hidden_size, bias=False)
+        nn.init.zeros_(self.multi_modal_projector.weight)
+        self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer)
+        self.generation_config = self.language_model.generation_config
+
+    @functools.cached_property
+    def audio_tower(self) -> AudioTower:
+        """Loaded when first used: training and evaluation read what was heard from a file."""
+        return load_audio_tower(self.config.audio_tower)
+
+    @functools.cached_property
+    def bridge(self) -> Bridge:
+        return build_bridge(self.audio_tower.tokenizer, self.tokenizer)
+
+    def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str]]:
+        """Soft tokens and 1-best transcript of each clip (float32, 16 kHz mono)."""
+        heard = hear(self.audio_tower, clips, top_k=self.config.top_k, max_tokens=max_tokens)
+        soft = [self.bridge.cross(h, self.config.top_k, self.config.temperature) for h in heard]
+        return soft, [self.audio_tower.text(h.token_ids.tolist()) for h in heard]
+
+    def read(self, prompts: list[str]) -> list[SoftTokens]:
+        """Written prompts in the same form: what the teacher and the cascade get."""
+        ids = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+        return [hard_tokens(i, self.config.audio_width) for i in ids]
+
+    def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
+        """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""
+        table = self.language_model.get_input_embeddings().weight
+        suffix = table[self.suffix_ids]
+        embeds = []
+        for p in prompts:
+            mixed = (table[p.ids.to(table.device)] * p.weights.to(table)[..., None]).sum(1)
+            embeds.append(torch.cat([mixed + self.multi_modal_projector(p.hidden.to(table)), suffix]))
+        return embeds
+
+    def forward(
+        self, prompts: list[SoftTokens], owners_B: torch.Tensor, completion_ids_BC: torch.Tensor,
+        completion_mask_BC: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits (B, C, V) of each completion token given its prompt, `prompts[owners_B[b]]`.
+
+        The chat template's prefix is computed once for all and a prompt once for all its completions.
+        """
+        cache = Cache(layer_class_to_replicate=DynamicLayer)
+        prefix = embed(self.language_model, self.prefix_ids)
+        first, mask = prefill(self.language_model, prefix, self.prompt_embeds(prompts), cache)
+        cache.batch_select_indices(owners_B)
+        first, mask = first[owners_B][:, None], mask[owners_B]
+        if completion_ids_BC.shape[1] == 1:
+            return first
+        steps = completion_mask_BC[:, :-1]
+        positions = mask.sum(1, keepdim=True) + torch.arange(steps.shape[1], device=mask.device)
+        rest = self.language_model(
+            input_ids=completion_ids_BC[:, :-1],
+            attention_mask=torch.cat([mask, steps], dim=1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return torch.cat([first, rest], dim=1)
+
+    def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
+        """Token ids that answer each prompt; `sampling` as for `generation.generate`."""
+        with torch.no_grad():
+            embeds, prefix = self.prompt_embeds(prompts), embed(self.language_model, self.prefix_ids)
+        eos = self.tokenizer.eos_token_id
+        return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
+
+    def save_pretrained(self, folder: Path, **kwargs) -> None:
+        """Writes config and projector; the frozen parts are named in the config, not copied."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        weight = self.multi_modal_projector.weight.detach().contiguous()
+        save_file({"multi_modal_projector.weight": weight}, Path(folder) / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, *args, **kwargs) -> "Student":
+        """The student saved in `folder`."""
+        student = cls(StudentConfig.from_pretrained(folder))
+        student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+        return student.eval()
+
+
+def chat_frame(tokenizer) -> tuple[list[int], list[int]]:
+    """The token ids that the chat template puts before and after a user's query."""
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": MARK}], tokenize=False, add_generation_prompt=True
+    )
+    before, after = rendered.split(MARK)
+    return [tokenizer(part, add_special_tokens=False).input_ids for part in (before, after)]
+
+
+AutoConfig.register("speech_rba", StudentConfig)
+AutoModel.register(StudentConfig, Student)

@@ -1,0 +1,186 @@
+"""Typed view of params.yaml, which alone holds values: a missing, unknown or mistyped key is an error."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from annotated_types import Ge, Gt, Interval, MinLen
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Positive = Annotated[float, Gt(0)]
+Count = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Gt(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Range = Annotated[list[float], MinLen(2)]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Assets(Group):
+    teacher: str
+    language_model: str
+    audio_tower: str
+    embedder: str
+
+
+class Synthesize(Group):
+    seed: int
+    num_instructions: Count
+    num_questions: Count
+    validation_share: Share
+    test_share: Share
+    temperature: Positive
+    top_p: Share
+    batch_size: PositiveInt
+    max_query_tokens: PositiveInt
+    max_completion_tokens: PositiveInt
+    min_words: PositiveInt
+    max_words: PositiveInt
+    near_duplicate: Share
+
+
+class Voice(Group):
+    seed: int
+    num_workers: PositiveInt
+    train_clips_per_row: PositiveInt
+    heldout_voice: str
+    rate: Range
+    pitch_semitones: Range
+    level_db: Range
+    snr_db: Range
+    rt60_s: Range
+    max_duration_s: Positive
+
+
+class Features(Group):
+    batch_size: PositiveInt
+    top_k: PositiveInt
+    max_tokens: PositiveInt
+
+
+class Validate(Group):
+    max_wer_clean: Positive
+    min_duration_s: Positive
+    max_duration_s: Positive
+    min_rms_db: float
+    max_clipped_share: Share
+    max_silence_share: Share
+    leak_ngram: PositiveInt
+
+
+class Gate(Group):
+    max_quarantine_share: Share
+    min_train_clips: Count
+
+
+class Base(Group):
+    top_k: PositiveInt
+    temperature: Positive
+
+
+class Sft(Group):
+    max_steps: Count
+
+
+class RewardWeights(Group):
+    teacher_pmi: float
+    agreement: float
+    length: float
+    repetition: float
+
+
+class Rba(Group):
+    warm_start_steps: Count
+    max_steps: Count
+    learning_rate: Positive
+    num_generations: Annotated[int, Ge(2)]
+    temperature: Positive
+    beta: Annotated[float, Ge(0)]
+    reward_weights: RewardWeights
+
+
+class Align(Group):
+    seed: int
+    lora_r: PositiveInt
+    lora_alpha: PositiveInt
+    lora_target_modules: list[str]
+    learning_rate: Positive
+    per_device_train_batch_size: PositiveInt
+    max_completion_tokens: PositiveInt
+    save_steps: PositiveInt
+    sft: Sft
+    rba: Rba
+
+
+class Evaluate(Group):
+    batch_size: PositiveInt
+    max_completion_tokens: PositiveInt
+    num_bootstrap: PositiveInt
+    seed: int
+    suites: list[str]
+
+
+class Report(Group):
+    num_examples: PositiveInt
+
+
+class Register(Group):
+    model_name: str
+    num_check_clips: PositiveInt
+
+
+class Params(Group):
+    assets: Assets
+    synthesize: Synthesize
+    voice: Voice
+    features: Features
+    validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel owns the plain names
+    gate: Gate
+    base: Base
+    align: Align
+    evaluate: Evaluate
+    report: Report
+    register_: Annotated[Register, Field(alias="register")]
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """The values of `path`, checked.
+
+    Raises:
+        ValueError: the file is missing, is no YAML, or a key is unknown, missing or mistyped.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run from the project's top folder")
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ValueError(f"{path}: {wrong}") from error
+
+
+def merge(values: dict, changes: dict, where: str = "") -> dict:
+    """`values` with the leaves of `changes` in place of its own.
+
+    Raises:
+        ValueError: `changes` names a key that `values` lacks.
+    """
+    if unknown := set(changes) - set(values):
+        raise ValueError(f"unknown parameter {where}{min(unknown)}; allowed here: {', '.join(values)}")
+    nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) else v for k, v in changes.items()}
+    return values | nested
+
+
+def apply_overlay(overlay: Path, path: Path = Path("params.yaml")) -> None:
+    """Rewrites `path` with the values that `overlay` changes; the result is checked first."""
+    merged = merge(yaml.safe_load(path.read_text()), yaml.safe_load(overlay.read_text()))
+    Params.model_validate(merged)
+    path.write_text(yaml.safe_dump(merged, sort_keys=False))
+
+
+if __name__ == "__main__":
+    apply_overlay(Path(sys.argv[1]))

@@ -1,0 +1,154 @@
+"""Row types of the files that pass between stages, and how they are read and written.
+
+A row is one line of JSON. Reading checks every field, so that a broken file is named with its line.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Split = Literal["train", "validation", "test"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Message(Record):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(Record):
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+class Row(Record):
+    """One synthesized exchange: what a user says and what the teacher answers to its text."""
+
+    id: str
+    task: Literal["instruction", "question"]
+    split: Split
+    messages: list[Message]
+    prompt: str
+    completion: str
+    teacher: str
+    template_hash: str
+    sampling: Sampling
+    seed: int
+
+
+class Rejected(Record):
+    """A synthesized text that a filter refused, with the filter's name."""
+
+    task: Literal["instruction", "question"]
+    prompt: str
+    completion: str
+    reason: str
+
+
+class Question(Record):
+    """One question of a spoken QA suite; any of `answers` inside the response is right."""
+
+    id: str
+    prompt: str
+    answers: list[str]
+
+
+class Clip(Record):
+    """One recording and every setting that made it. `path` is relative to the manifest's folder."""
+
+    id: str
+    row_id: str
+    suite: str  # "alignment" for synthesized rows, else the suite's folder name
+    split: Split
+    path: str
+    transcript: str
+    voice: str
+    engine: str
+    heldout_voice: bool
+    rate: float
+    pitch_semitones: float
+    level_db: float
+    condition: Literal["clean", "white_noise", "babble", "reverb", "telephone"]
+    snr_db: float | None
+    rt60_s: float | None
+    seed: int
+    duration_s: float
+    sha256: str
+
+
+class Feature(Record):
+    """What was measured on one clip; `heard` is the 1-best transcript, `wer` its word error rate (a fraction)."""
+
+    clip_id: str
+    duration_s: float
+    rms_db: float
+    peak: float
+    clipped_share: float
+    silence_share: float
+    words_per_s: float
+    heard: str
+    wer: float
+    mean_logprob: float
+
+
+class Answer(Record):
+    """One response of one system, with its scores by metric name.
+
+    The `text` system reads the prompt, so it has one answer a row: `clip_id` empty, `condition` "text".
+    """
+
+    suite: str
+    row_id: str
+    clip_id: str
+    system: str
+    condition: str
+    voice: str
+    heldout_voice: bool
+    snr_db: float | None
+    heard: str
+    response: str
+    metrics: dict[str, float]
+
+
+class Quarantined(Record):
+    """A clip that validation keeps out of training and evaluation, with every rule it breaks."""
+
+    clip_id: str
+    row_id: str
+    transcript: str
+    reasons: list[str]
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """The rows of `path`; an empty file gives an empty list.
+
+    Raises:
+        ValueError: a line is no valid row; the message names file, line and field.
+    """
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows.append(kind.model_validate_json(line))
+            except ValidationError as error:
+                raise ValueError(f"{path}:{number} is no {kind.__name__}: {error}") from error
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[Record]) -> None:
+    """Writes one JSON line a row; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(row.model_dump_json() + "\n")
+    os.replace(partial, path)

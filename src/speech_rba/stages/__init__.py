@@ -1,0 +1,68 @@
+"""What every stage shares: its command line, a place for unfinished work, and outputs that appear whole."""
+
+import argparse
+import ctypes
+import hashlib
+import inspect
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from speech_rba.params import load_params
+
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+def main(run: Callable) -> None:
+    """Calls `run(params, name=path, ...)` with one `--name PATH` for each of its path arguments.
+
+    A ValueError becomes one line on stderr and exit code 1. The stage dies with the process that started it:
+    DVC does not stop its stages when it is killed, and a second copy would write to the same place.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ.update(HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"), DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    parser = argparse.ArgumentParser(description=inspect.getdoc(run))
+    signature = inspect.signature(run).parameters
+    for name, parameter in list(signature.items())[1:]:
+        kind = str if parameter.annotation is str else Path
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True)
+    try:
+        run(load_params(), **vars(parser.parse_args()))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def publish(out: Path) -> Iterator[Path]:
+    """An empty folder to write into; it becomes `out` when the block ends well, else `out` never appears."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+
+
+def workdir(stage: str, *inputs: object) -> Path:
+    """`work/<stage>/<hash of inputs>`, made if missing: where a stage keeps what a rerun can go on from.
+
+    A Path among `inputs` counts by the bytes of its file, or of every file under it, anything else by its repr.
+    DVC deletes a stage's outputs before it runs, so unfinished work cannot live there.
+    """
+    digest = hashlib.sha256()
+    for item in inputs:
+        if isinstance(item, Path):
+            for file in sorted(p for p in ([item] if item.is_file() else item.rglob("*")) if p.is_file()):
+                digest.update(file.relative_to(item.parent).as_posix().encode())
+                digest.update(file.read_bytes())
+        else:
+            digest.update(repr(item).encode())
+    folder = Path("work") / stage / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

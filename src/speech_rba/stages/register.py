@@ -1,0 +1,118 @@
+"""artifacts/{voice,validate,gate,base,align,evaluate,report} -> a candidate in the registry, registration.json.
+
+The candidate is the method with the best token F1. It is registered only if, loaded from the store as any user loads
+it, it gives the answers that the student gave before. Killed, the stage goes on with the same run, and a version that
+exists already is not registered twice.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from speech_rba import tracking
+from speech_rba.params import Params
+from speech_rba.records import Clip, read_jsonl
+from speech_rba.stages import main, publish, workdir
+
+SERVING = Path(__file__).parents[1] / "model" / "serving.py"
+
+
+def run(
+    params: Params,
+    voice: Path,
+    validation: Path,
+    gate: Path,
+    base: Path,
+    methods: Path,
+    evaluation: Path,
+    report: Path,
+    out: Path,
+) -> None:
+    """Writes registration.json; the best method is a new version of the model with the alias `candidate`.
+
+    Raises:
+        ValueError: the gate did not pass, a method has no score, there are too few clips to check with, or the
+            reloaded student answers differently.
+    """
+    name = params.register_.model_name
+    gated, scores = (json.loads(path.read_text()) for path in (gate / "gate.json", evaluation / "scores.json"))
+    if gated["passed"] is not True:
+        raise ValueError(f"{gate}/gate.json did not pass: mend the data first")
+    method = max((p.name for p in sorted(methods.iterdir())), key=lambda m: tracking.main_score(scores, m))
+    clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips)
+    work = workdir("register", params, tracking.digest(base), methods, gate, evaluation)
+    with tracking.open_run(name, work) as run_id, publish(out) as folder:
+        tracking.log_pipeline(run_id, params, scores, methods, report)
+        version = tracking.registered(run_id)
+        if version is None:
+            bundle = work / "bundle"
+            make_bundle(bundle, base, methods / method, gate, evaluation)
+            store_answers(bundle, [voice / clip.path for clip in clips])
+            model_id = tracking.log_student(bundle, SERVING)
+            shutil.rmtree(bundle)  # its links would keep an old base on the disk
+            tags = {"method": method, "data_sha256": gated["data_sha256"], "git_commit": tracking.git_commit()}
+            tags["report"] = f"runs:/{run_id}/report/index.html"
+            version = tracking.register(name, run_id, model_id, describe(method, gated, scores), tags)
+        tracking.set_candidate(version)
+        registration = {"model_name": name, "version": str(version.version), "run_id": run_id}
+        registration |= {key: version.tags[key] for key in ("method", "adapter_sha256", "data_sha256", "git_commit")}
+        registration["checked_clips"] = len(clips)
+        (folder / "registration.json").write_text(json.dumps(registration, indent=2) + "\n")
+    print(f"{name} version {version.version} ({method}): candidate; {len(clips)} clips answered alike when reloaded")
+
+
+def check_clips(accepted: Path, num: int) -> list[Clip]:
+    """The first `num` accepted test clips.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    clips = [clip for clip in read_jsonl(accepted, Clip) if clip.split == "test"][:num]
+    if len(clips) < num:
+        raise ValueError(f"{accepted} has {len(clips)} test clips, register.num_check_clips is {num}: lower it")
+    return clips
+
+
+def make_bundle(bundle: Path, base: Path, adapter: Path, gate: Path, evaluation: Path) -> None:
+    """`bundle` holds all that a version is made of: base, adapter, gate.json and scores.json."""
+    shutil.rmtree(bundle, ignore_errors=True)
+    shutil.copytree(base, bundle / "base", copy_function=os.link)  # half a gigabyte that is copied on anyway
+    (bundle / "adapter").mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copyfile(adapter / name, bundle / "adapter" / name)
+    shutil.copyfile(gate / "gate.json", bundle / "gate.json")
+    shutil.copyfile(evaluation / "scores.json", bundle / "scores.json")
+
+
+def store_answers(bundle: Path, clips: list[Path]) -> None:
+    """`bundle/check` holds the recordings, and in answers.json what the student answers to each."""
+    from speech_rba.data.audio import read_audio
+    from speech_rba.model.answer import load_answerer
+
+    check = bundle / "check"
+    check.mkdir()
+    for clip in clips:
+        shutil.copyfile(clip, check / clip.name)
+    results = load_answerer(bundle / "base", bundle / "adapter")([read_audio(clip) for clip in clips])
+    answers = {clip.name: result.response for clip, result in zip(clips, results, strict=True)}
+    (check / "answers.json").write_text(json.dumps(answers, indent=2))
+
+
+def describe(method: str, gated: dict, scores: dict) -> str:
+    """The gate and the scores over all conditions as two Markdown tables."""
+    systems = scores["systems"]
+    lines = [f"Method **{method}**", "", "| gate | critical | passed | observed | expected |", "|---|---|---|---|---|"]
+    lines += ["| {name} | {critical} | {passed} | {observed} | {expected} |".format(**c) for c in gated["checks"]]
+    lines += ["", "| all conditions | " + " | ".join(systems) + " |", "|---" * (len(systems) + 1) + "|"]
+    # the text system reads and has no speech condition
+    rows = [row for row in scores["scores"] if row["condition"] == ("text" if row["system"] == "text" else "all")]
+    values = {(row["suite"], row["metric"], row["system"]): f"{row['value']:.3f}" for row in rows}
+    for suite, metric in dict.fromkeys(key[:2] for key in values):
+        cells = [values.get((suite, metric, system), "") for system in systems]
+        lines.append(f"| {suite} {metric} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,64 @@
+"""Everything the stages before measured, said and heard -> artifacts/report/index.html, one page."""
+
+import json
+from pathlib import Path
+
+from speech_rba.evaluation.page import REFERENCES, Results, render
+from speech_rba.params import Params
+from speech_rba.records import Answer, Clip, Feature, Row, read_jsonl
+from speech_rba.stages import main, publish
+
+
+def run(
+    params: Params,
+    synthesize: Path,
+    voice: Path,
+    features: Path,
+    validation: Path,
+    gate: Path,
+    methods: Path,
+    evaluation: Path,
+    out: Path,
+) -> None:
+    """The page in `out`.
+
+    Raises:
+        ValueError: an input does not fit the others, as when a method was trained after the evaluation.
+        FileNotFoundError: an input is missing.
+    """
+    scores = _json(evaluation / "scores.json")
+    trained = sorted(folder.name for folder in methods.iterdir() if folder.is_dir())
+    scored = [system for system in scores["systems"] if system not in REFERENCES]
+    if trained != sorted(scored):
+        raise ValueError(f"{methods} holds the methods {trained}, but {evaluation} scored {scored}; run evaluate again")
+    results = Results(
+        rows={row.id: row for row in read_jsonl(synthesize / "rows.jsonl", Row)},
+        clips={clip.id: clip for clip in read_jsonl(validation / "accepted.jsonl", Clip)},
+        features={feature.clip_id: feature for feature in read_jsonl(features / "table.jsonl", Feature)},
+        answers=read_jsonl(evaluation / "answers.jsonl", Answer),
+        scores=scores,
+        synthesis=_json(synthesize / "report.json"),
+        voice=_json(voice / "report.json"),
+        measured=_json(features / "report.json"),
+        validation=_json(validation / "report.json"),
+        gate=_json(gate / "gate.json"),
+        training={method: _json(methods / method / "training.json") for method in scored},
+        logs={method: _log(methods / method / "log.jsonl") for method in scored},
+        audio=voice,
+    )
+    page = render(results, params.report.num_examples, params.evaluate.num_bootstrap, params.evaluate.seed)
+    with publish(out) as folder:
+        (folder / "index.html").write_text(page, encoding="utf-8")
+    print(f"report: {out / 'index.html'}, {len(page) / 2**20:.1f} MiB")
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _log(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":
+    main(run)

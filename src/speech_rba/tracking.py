@@ -1,0 +1,390 @@
+"""The record: MLflow runs, the registry of students, and the log of who promoted which.
+
+Aliases of a registered model: `candidate` (the newest registered), `champion` (in use) and `previous` (the champion
+before, which `rollback` brings back). A version is one folder in the store, whose `artifacts/bundle` holds base,
+adapter, gate.json, scores.json and check/ (clips, and the answers that the student gave before it was stored).
+"""
+
+import fcntl
+import getpass
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from speech_rba.params import Params
+
+# MLflow reads these at import. The time limit is that of one silent connection, not of an upload.
+for name, value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(name, value)
+
+import mlflow  # noqa: E402
+from mlflow.data.code_dataset_source import CodeDatasetSource  # noqa: E402
+from mlflow.data.meta_dataset import MetaDataset  # noqa: E402
+from mlflow.entities import Metric, Param  # noqa: E402
+from mlflow.entities.model_registry import ModelVersion  # noqa: E402
+from mlflow.models import ModelSignature  # noqa: E402
+from mlflow.types.schema import ColSpec, DataType, Schema  # noqa: E402
+
+STORE = Path("mlruns")
+BUNDLE = "artifacts/bundle"  # within a stored model; MLflow sets the first part
+SERVING_NEEDS = {"torch", "transformers", "peft", "mlflow", "pandas", "pydantic", "soxr", "soundfile", "scipy"}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside the block no other process holds `path`; the kernel lets go of it when a process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def connect(model_name: str) -> mlflow.MlflowClient:
+    """A client of MLFLOW_TRACKING_URI, else of the store in mlruns/, with `model_name` as the active experiment."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{STORE.resolve()}/mlflow.db")
+    local = uri.startswith("sqlite:")
+    with locked(STORE / "setup.lock"):  # two processes that create one database at once both fail
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient()
+        if not client.get_experiment_by_name(model_name):
+            # a server puts the files where it wants
+            client.create_experiment(model_name, (STORE / "artifacts").resolve().as_uri() if local else None)
+    mlflow.set_experiment(model_name)
+    return client
+
+
+@contextmanager
+def open_run(model_name: str, work: Path) -> Iterator[str]:
+    """Inside the block one MLflow run is open; yields its id.
+
+    The run is found again by the name of `work`, so a stage that was killed goes on with its own run and closes it.
+    A second process with the same inputs waits. SIGTERM ends the run as failed instead of leaving it running.
+    """
+    client = connect(model_name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with locked(work / "lock"):
+        experiment = client.get_experiment_by_name(model_name)
+        found = client.search_runs([experiment.experiment_id], f"tags.inputs = '{work.name}'", max_results=1)
+        run_id = found[0].info.run_id if found else None
+        with mlflow.start_run(run_id, tags={"inputs": work.name, "git_commit": git_commit()}) as run:
+            yield run.info.run_id
+
+
+def git_commit() -> str:
+    """The commit that is checked out; "none" outside a repository or before its first commit."""
+    done = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "none"
+
+
+def flatten(values: dict, where: str = "") -> dict[str, object]:
+    """The leaves of nested dicts by dotted name."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat
+
+
+def log_pipeline(run_id: str, params: Params, scores: dict, methods: Path, report: Path) -> None:
+    """The open run holds params, data hashes, every score, the training curves and the report page."""
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    items = [Param(k, str(v)) for k, v in flatten(params.model_dump(by_alias=True)).items()]
+    for start in range(0, len(items), 100):  # the store's limits: 100 params, 1000 metrics a call
+        client.log_batch(run_id, params=items[start : start + 100])
+    metrics = [Metric(k, v, run.info.start_time, 0) for k, v in score_metrics(scores).items()]
+    for folder in sorted(p for p in methods.iterdir() if p.is_dir()):
+        metrics += training_metrics(folder, run.info.start_time)
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    for name, digest in data_hashes().items():
+        mlflow.log_input(MetaDataset(CodeDatasetSource({"dvc": name}), name=name, digest=digest), context="training")
+    mlflow.log_artifacts(str(report), "report")
+
+
+def score_metrics(scores: dict) -> dict[str, float]:
+    """The values of scores.json by metric name, `system/suite/condition/metric`."""
+    metrics = {}
+    for row in scores["scores"]:
+        metrics["{system}/{suite}/{condition}/{metric}".format(**row)] = row["value"]
+    for row in scores["recovery"]:
+        metrics["{system}/{suite}/{condition}/{metric}_recovery".format(**row)] = row["value"]
+    for row in scores["wer"]:
+        metrics["heard/{suite}/{condition}/wer".format(**row)] = row["value"]
+    for row in scores["cost"]:
+        metrics |= {f"{row['system']}/cost/{key}": row[key] for key in ("tokens_per_s", "real_time_factor")}
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def numbers(values: dict) -> list[tuple[str, float]]:
+    """The items whose value is a number: a metric holds nothing else."""
+    return [(k, v) for k, v in values.items() if isinstance(v, int | float)]
+
+
+def training_metrics(folder: Path, start_time: int) -> list[Metric]:
+    """What one method logged while it was trained, `train/method/phase/name`, and its totals.
+
+    The time stamps follow from the run's start, so that logging them again after a kill adds no second point.
+    """
+    where = f"train/{folder.name}"
+    totals = json.loads((folder / "training.json").read_text())
+    metrics = [Metric(f"{where}/{k}", v, start_time, 0) for k, v in numbers(totals)]
+    for line in (folder / "log.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        step, phase, stamp = row.pop("step"), row.pop("phase"), start_time + int(row["minutes"] * 60_000)
+        metrics += [Metric(f"{where}/{phase}/{k}", v, stamp, step) for k, v in numbers(row)]
+    return metrics
+
+
+def data_hashes() -> dict[str, str]:
+    """DVC's md5 of rows and clips, by output path; empty without a dvc.lock that names them."""
+    lock = Path("dvc.lock")
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    outs = [out for name in ("synthesize", "voice") for out in stages.get(name, {}).get("outs", [])]
+    return {out["path"]: out["md5"] for out in outs}
+
+
+def log_student(bundle: Path, serving: Path) -> str:
+    """The id of the model that is now stored with the open run: the code file `serving` and the folder `bundle`."""
+    assert bundle.name == Path(BUNDLE).name, bundle  # MLflow names its copy after the folder
+    needs = [r for r in importlib.metadata.requires("speech-rba") if re.match(r"[\w-]+", r)[0] in SERVING_NEEDS]
+    signature = ModelSignature(Schema([ColSpec(DataType.binary, "audio")]), Schema([ColSpec(DataType.string)]))
+    info = mlflow.pyfunc.log_model(
+        name="student",
+        python_model=str(serving),
+        artifacts={"bundle": str(bundle)},
+        signature=signature,
+        pip_requirements=needs,
+    )
+    return info.model_id
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, or of the names and contents of all files in a folder; of nothing when there is none."""
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        # MLflow writes registered_model_meta, Python __pycache__, into what they read
+        if not file.is_file() or file.name == "registered_model_meta" or "__pycache__" in file.parts:
+            continue
+        if file != path:
+            total.update(file.relative_to(path).as_posix().encode())
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()
+
+
+@contextmanager
+def fetched(uri: str) -> Iterator[Path]:
+    """Inside the block a copy of the model at `uri`, so that what is hashed is what is loaded, from any store."""
+    with TemporaryDirectory() as folder:
+        yield Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+
+
+def hashes(model: Path) -> dict[str, str]:
+    """The sha256 of a fetched model and of its parts, by tag name."""
+    bundle = model / BUNDLE
+    parts = {"adapter": bundle / "adapter/adapter_model.safetensors", "gate": bundle / "gate.json"}
+    parts |= {"base": bundle / "base", "model": model}
+    return {f"{name}_sha256": digest(path) for name, path in parts.items()}
+
+
+def check_answers(model: Path) -> None:
+    """Holds when a fetched model, loaded as any user loads it, gives the answers that were stored with it.
+
+    Raises:
+        ValueError: an answer differs.
+    """
+    import pandas as pd
+
+    check = model / BUNDLE / "check"
+    expected = json.loads((check / "answers.json").read_text())
+    audio = pd.DataFrame({"audio": [(check / name).read_bytes() for name in expected]})
+    answers = mlflow.pyfunc.load_model(str(model)).predict(audio)
+    for (name, before), after in zip(expected.items(), answers, strict=True):
+        if before != after:
+            raise ValueError(
+                f"reloaded, the model answers {after!r} to {name} instead of {before!r}: what loads it differs from "
+                "what trained it; compare the package versions, then register again"
+            )
+
+
+def registered(run_id: str) -> ModelVersion | None:
+    """The version that was registered from this run, if any."""
+    return next(iter(mlflow.MlflowClient().search_model_versions(f"run_id = '{run_id}'")), None)
+
+
+def register(model_name: str, run_id: str, model_id: str, description: str, tags: dict[str, str]) -> ModelVersion:
+    """The new version of `model_name`, after the stored model gave the answers stored with it.
+
+    It has its tags, the hashes among them, and its description from its first moment.
+
+    Raises:
+        ValueError: an answer differs; nothing is registered.
+    """
+    client = mlflow.MlflowClient()
+    with fetched(f"models:/{model_id}") as model:
+        check_answers(model)
+        tags = tags | hashes(model)
+    if not client.search_registered_models(f"name = '{model_name}'"):
+        client.create_registered_model(model_name)
+    source = client.get_logged_model(model_id).artifact_location
+    return client.create_model_version(model_name, source, run_id, tags, description=description, model_id=model_id)
+
+
+def set_candidate(version: ModelVersion) -> None:
+    """`version` is the one that `promote` takes."""
+    mlflow.MlflowClient().set_registered_model_alias(version.name, "candidate", version.version)
+
+
+def by_alias(client: mlflow.MlflowClient, model_name: str, alias: str) -> ModelVersion | None:
+    """The version with this alias, if any."""
+    found = client.search_registered_models(f"name = '{model_name}'")
+    number = found[0].aliases.get(alias) if found else None
+    return client.get_model_version(model_name, number) if number else None
+
+
+def by_number(client: mlflow.MlflowClient, model_name: str, number: str) -> ModelVersion | None:
+    """The version with this number, if any."""
+    return next((v for v in client.search_model_versions(f"name = '{model_name}'") if str(v.version) == number), None)
+
+
+def verify(version: ModelVersion) -> dict[str, str]:
+    """The hashes of a version that passed its gate, is stored unchanged and answers as it did.
+
+    Raises:
+        ValueError: it does not; the message says what is wrong.
+    """
+    what = f"{version.name} version {version.version}"
+    with fetched(f"models:/{version.name}/{version.version}") as model:
+        found = hashes(model)
+        if wrong := [name for name, value in found.items() if version.tags.get(name) != value]:
+            raise ValueError(
+                f"{what} was changed after it was registered ({', '.join(wrong)} differ from its tags): register anew"
+            )
+        if json.loads((model / BUNDLE / "gate.json").read_text())["passed"] is not True:
+            raise ValueError(f"{what} did not pass its gate: mend the data, register again")
+        check_answers(model)
+    return found
+
+
+def stored_scores(version: ModelVersion) -> dict:
+    """The scores.json that was stored with a version."""
+    return mlflow.artifacts.load_dict(f"models:/{version.name}/{version.version}/{BUNDLE}/scores.json")
+
+
+def main_score(scores: dict, method: str) -> float:
+    """The mean token F1 of a method over all held-out synthesized rows, which ranks methods and versions.
+
+    Raises:
+        ValueError: scores.json has no such row.
+    """
+    for row in scores["scores"]:
+        if [row[k] for k in ("suite", "condition", "metric", "system")] == ["alignment", "all", "token_f1", method]:
+            return row["value"]
+    raise ValueError(f"scores.json has no alignment/all/token_f1 of {method}: evaluate it first")
+
+
+def promote(model_name: str, version: str | None, force: bool, reason: str) -> dict:
+    """The audit record, after `version`, or the candidate when None, became the champion and the champion previous.
+
+    Doing it again, also after a kill, changes nothing that is done already. `force` skips the comparison of scores
+    alone, and needs a reason.
+
+    Raises:
+        ValueError: no such version; it was tampered with, did not pass its gate or answers otherwise than before;
+            or it scores lower than the champion and `force` is not given.
+    """
+    if force and not reason:
+        raise ValueError("force needs a reason, which goes into the audit log: give one")
+    client = connect(model_name)
+    with locked(STORE / "promote.lock"):
+        champion = by_alias(client, model_name, "champion")
+        chosen = by_number(client, model_name, version) if version else by_alias(client, model_name, "candidate")
+        if chosen is None:
+            wanted = f"version {version}" if version else "candidate"
+            raise ValueError(f"{model_name} has no {wanted}: run the register stage, or give the number of a version")
+        found = verify(chosen)
+        if champion and champion.version != chosen.version:
+            ours, theirs = (main_score(stored_scores(v), v.tags["method"]) for v in (chosen, champion))
+            if ours < theirs and not force:
+                raise ValueError(
+                    f"version {chosen.version} has token F1 {ours:.4f}, the champion, version {champion.version}, "
+                    f"{theirs:.4f}: keep the champion, or use force with a reason"
+                )
+            # first, so that a kill between the two leaves the old champion in use and known
+            client.set_registered_model_alias(model_name, "previous", champion.version)
+        return crown(client, "promote", champion, chosen, reason, found)
+
+
+def rollback(model_name: str, reason: str) -> dict:
+    """The audit record, after the previous version became the champion again; twice is the same as once.
+
+    Raises:
+        ValueError: there is no previous version, or it fails a check that `promote` makes.
+    """
+    client = connect(model_name)
+    with locked(STORE / "promote.lock"):
+        previous = by_alias(client, model_name, "previous")
+        if previous is None:
+            raise ValueError(f"{model_name} has no previous version: a rollback needs two promotions before it")
+        return crown(client, "rollback", by_alias(client, model_name, "champion"), previous, reason, verify(previous))
+
+
+def crown(client, action: str, old: ModelVersion | None, new: ModelVersion, reason: str, found: dict[str, str]) -> dict:
+    """The last audit record of this model, which says that `new` is the champion; then it is."""
+    audit = STORE / "audit.jsonl"
+    lines = audit.read_text().splitlines() if audit.exists() else []
+    last = next((r for r in map(json.loads, reversed(lines)) if r["model"] == new.name), {"to": None})
+    client.set_registered_model_alias(new.name, "champion", new.version)
+    after, current = str(new.version), str(old.version) if old else None  # sqlite gives a number, a server a text
+    if last["to"] == after:
+        return last
+    # when a killed process has moved the alias but not written, the log still knows the champion before
+    before = last["to"] if current == after else current
+    record = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "who": getpass.getuser(),
+        "action": action,
+        "model": new.name,
+        "from": before,
+        "to": after,
+        "reason": reason,
+        "hashes": found,
+    }
+    with open(audit, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    return record
+
+
+def compare(model_name: str) -> list[dict]:
+    """Candidate, champion and previous as rows of a table, with their scores over all conditions."""
+    client = connect(model_name)
+    rows = []
+    for alias in ("candidate", "champion", "previous"):
+        if version := by_alias(client, model_name, alias):
+            tags, scores = version.tags, stored_scores(version)["scores"]
+            ours = [row for row in scores if row["system"] == tags["method"] and row["condition"] == "all"]
+            rows.append(
+                {"alias": alias, "version": str(version.version)}
+                | {name: tags[name][:12] for name in ("method", "git_commit", "data_sha256")}
+                | {f"{row['suite']}/{row['metric']}": row["value"] for row in ours}
+            )
+    return rows

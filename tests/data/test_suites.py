@@ -1,0 +1,49 @@
+"""The benchmark texts under data/ are well formed: nothing asked twice, no answer given away."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from speech_rba.records import Question, read_jsonl
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+def words(text: str) -> list[str]:
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).split()
+
+
+def holds(text: list[str], part: list[str]) -> bool:
+    return any(text[i : i + len(part)] == part for i in range(len(text)))
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return read_jsonl(DATA / "suites/spoken_qa/questions.jsonl", Question)
+
+
+def test_enough_questions_and_none_twice(questions):
+    assert len(questions) >= 150
+    assert len({question.id for question in questions}) == len(questions)
+    assert len({tuple(words(question.prompt)) for question in questions}) == len(questions)
+
+
+def test_questions_can_be_spoken(questions):
+    for question in questions:
+        assert 4 <= len(words(question.prompt)) <= 14, question.prompt
+        assert re.fullmatch(r"[A-Z][A-Za-z ,']+[?.]", question.prompt), question.prompt
+
+
+def test_no_question_gives_its_answer_away(questions):
+    for question in questions:
+        assert question.answers, question.id
+        for answer in question.answers:
+            assert words(answer) not in ([], ["a"], ["i"]), question.id  # any response would hold these
+            assert not holds(words(question.prompt), words(answer)), question.prompt
+
+
+def test_topics_are_many_and_different():
+    topics = (DATA / "topics.txt").read_text().splitlines()
+    assert len(topics) == len({topic.lower() for topic in topics}) >= 100
+    assert all(re.fullmatch(r"[A-Za-z ]+", topic) for topic in topics)

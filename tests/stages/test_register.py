@@ -1,0 +1,158 @@
+import json
+import sqlite3
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from speech_rba import tracking
+from speech_rba.params import load_params
+from speech_rba.records import Clip, write_jsonl
+from speech_rba.stages import register
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("voice", "validation", "gate", "base", "methods", "evaluation", "report")
+
+
+class Result:
+    def __init__(self, response):
+        self.response = response
+
+
+def load_answerer(base, adapter):
+    """A student in place of the real one: its answer names its weights and the number of samples it heard."""
+    weights = (base / "model.safetensors").read_text() + (adapter / "adapter_model.safetensors").read_text()
+    return lambda clips: [Result(f"{weights} {len(clip)}") for clip in clips]
+
+
+@pytest.fixture(scope="module")
+def fresh_store(tmp_path_factory):
+    """A database with its tables, which takes MLflow seconds to make."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.connect("unused")
+    return folder / "mlruns/mlflow.db"
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch, fresh_store):
+    """What the stages before leave behind, with three test clips; gives the arguments of `run`."""
+    params = load_params(ROOT / "params.yaml")
+    params = params.model_copy(update={"register_": params.register_.model_copy(update={"num_check_clips": 2})})
+    student = types.ModuleType("speech_rba.model.answer")
+    student.load_answerer = load_answerer
+    monkeypatch.setitem(sys.modules, "speech_rba.model.answer", student)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in (*FOLDERS, "mlruns", "methods/sft", "methods/rba"):
+        Path(name).mkdir()
+    with sqlite3.connect(fresh_store) as source, sqlite3.connect("mlruns/mlflow.db") as target:
+        source.backup(target)
+    write_clips(Path("voice"), Path("validation/accepted.jsonl"))
+    check = {"name": "num_train_clips", "critical": True, "passed": True, "observed": 400, "expected": ">= 300"}
+    Path("gate/gate.json").write_text(json.dumps({"passed": True, "checks": [check], "data_sha256": "d" * 64}))
+    Path("base/model.safetensors").write_text("base")
+    Path("report/index.html").write_text("<p>report")
+    for method in ("sft", "rba"):
+        folder = Path("methods") / method
+        (folder / "adapter_model.safetensors").write_text(method)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "training.json").write_text(json.dumps({"method": method, "minutes": 1.5}))
+        (folder / "log.jsonl").write_text(json.dumps({"step": 1, "phase": "sft", "minutes": 0.5, "loss": 2.0}) + "\n")
+    write_scores(sft=0.3, rba=0.4)
+    return {"params": params, "out": Path("registered")} | {name: Path(name) for name in FOLDERS}
+
+
+def write_clips(voice, accepted):
+    clips = []
+    for number, split in enumerate(("train", "test", "test", "test")):
+        name = f"{number}.flac"
+        soundfile.write(voice / name, np.zeros(1600 * (number + 1), np.float32), 16_000)
+        clips.append(
+            Clip(
+                id=str(number), row_id="r", suite="alignment", split=split, path=name, transcript="hi", voice="v",
+                engine="e", heldout_voice=False, rate=1, pitch_semitones=0, level_db=-20, condition="clean",
+                snr_db=None, rt60_s=None, seed=0, duration_s=0.1, sha256="0",
+            )
+        )  # fmt: skip
+    write_jsonl(accepted, clips)
+
+
+def write_scores(**token_f1):
+    row = {"suite": "alignment", "condition": "all", "metric": "token_f1"}
+    rows = [row | {"system": system, "value": value} for system, value in token_f1.items()]
+    rows.append(row | {"system": "text", "condition": "text", "value": 0.5})
+    scores = {"systems": ["text", *token_f1], "scores": rows, "recovery": [], "cost": [], "wer": []}
+    Path("evaluation/scores.json").write_text(json.dumps(scores))
+
+
+def versions():
+    return tracking.connect("speech-rba").search_model_versions("name = 'speech-rba'")
+
+
+def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
+    register.run(**pipeline)
+    written = json.loads(Path("registered/registration.json").read_text())
+    assert (written["version"], written["method"], written["checked_clips"]) == ("1", "rba", 2)
+    # sha256 of "rba", by sha256sum
+    assert written["adapter_sha256"] == "999194618eee5af7053722c3126f412a5a43791953b8afd07617c4d349722b25"
+    version = tracking.mlflow.MlflowClient().get_model_version_by_alias("speech-rba", "candidate")
+    assert version.tags["data_sha256"] == "d" * 64
+    assert "| alignment token_f1 | 0.500 | 0.300 | 0.400 |" in version.description
+    assert "| num_train_clips | True | True | 400 | >= 300 |" in version.description
+    run = tracking.mlflow.get_run(written["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["align.rba.beta"] == "0.02"
+    assert run.data.metrics["rba/alignment/all/token_f1"] == 0.4
+    assert tracking.mlflow.artifacts.load_text(version.tags["report"]) == "<p>report"
+    student = tracking.mlflow.pyfunc.load_model("models:/speech-rba@candidate")
+    audio = pd.DataFrame({"audio": [Path("voice/1.flac").read_bytes()]})
+    assert student.predict(audio) == ["baserba 3200"]
+    assert not [p for p in Path("mlruns/artifacts").rglob("*") if p.suffix in {".pkl", ".pt", ".bin"}]
+
+
+def test_registering_twice_gives_one_version(pipeline):
+    register.run(**pipeline)
+    first = Path("registered/registration.json").read_text()
+    register.run(**pipeline)
+    assert Path("registered/registration.json").read_text() == first
+    assert len(versions()) == 1
+
+
+def test_killed_before_the_version_exists_it_goes_on_with_its_run(pipeline, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracking, "register", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        register.run(**pipeline)
+    assert not Path("registered").exists()
+    register.run(**pipeline)
+    assert len(tracking.mlflow.search_runs(output_format="list")) == len(versions()) == 1
+
+
+def test_another_answer_after_the_reload_registers_nothing(pipeline, monkeypatch):
+    answers = iter([Result("as trained")] * 2 + [Result("as loaded")] * 2)
+    student = sys.modules["speech_rba.model.answer"]
+    monkeypatch.setattr(student, "load_answerer", lambda *_: lambda clips: [next(answers) for _ in clips])
+    with pytest.raises(ValueError, match=r"'as loaded'.*instead of 'as trained'"):
+        register.run(**pipeline)
+    assert versions() == []
+    assert not Path("registered").exists()
+
+
+def test_what_the_gate_refused_or_nobody_scored_is_not_registered(pipeline):
+    write_scores(sft=0.3)
+    with pytest.raises(ValueError, match="token_f1 of rba"):
+        register.run(**pipeline)
+    Path("gate/gate.json").write_text('{"passed": false}')
+    with pytest.raises(ValueError, match="did not pass"):
+        register.run(**pipeline)
+
+
+def test_too_few_clips_to_check_with(pipeline):
+    with pytest.raises(ValueError, match="has 3 test clips"):
+        register.check_clips(Path("validation/accepted.jsonl"), 4)

@@ -1,0 +1,225 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speech_rba.data.audio import read_audio
+from speech_rba.data.measures import measure
+from speech_rba.params import Validate, load_params
+from speech_rba.records import Clip, Message, Quarantined, Question, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.stages import validate
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
+    update={
+        "validate_": Validate(
+            max_wer_clean=0.6,
+            min_duration_s=0.4,
+            max_duration_s=10.0,
+            min_rms_db=-45.0,
+            max_clipped_share=0.01,
+            max_silence_share=0.8,
+            leak_ngram=5,
+        )
+    }
+)
+QUESTION = Question(id="q1", prompt="Which two rivers meet in the city of Lyon?", answers=["Rhone"])
+SOUND = {
+    "tone": 0.1 * np.sin(np.arange(16000) / 10),
+    "silence": 3e-3 * np.sin(np.arange(16000) / 10),
+    "mostly_silence": np.concatenate([0.5 * np.sin(np.arange(2400) / 10), np.zeros(13600)]),
+    "clipped": np.clip(2 * np.sin(np.arange(16000) / 10), -1, 1),
+    "long": 0.1 * np.sin(np.arange(11 * 16000) / 10),
+    "short": 0.1 * np.sin(np.arange(1600) / 10),
+    "nothing": np.zeros(0),
+}
+
+
+class World:
+    """The inputs of validation in a folder; a good row of each condition stands in it from the start."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.rows, self.clips, self.features = folder, [], [], []
+        (folder / "voice/clips").mkdir(parents=True)
+        for number, condition in enumerate(["clean", "white_noise", "babble", "reverb", "telephone"]):
+            self.add(f"r{number}", f"Tell me about thing {number}", condition=condition)
+            self.add("t1", "Sing a song for me", split="test", condition=condition, voice="held", heldout_voice=True)
+        self.add("q1", QUESTION.prompt, split="test", suite="spoken_qa")
+
+    def add(self, row_id, text, sound="tone", heard=None, split="train", completion="Yes.", suite="alignment", **clip):
+        """One clip, its measures, and its row if that is new."""
+        clip = {"condition": "clean", "voice": "anna", "heldout_voice": False} | clip
+        clip_id = f"{row_id}-{len(self.clips)}"
+        path = self.folder / f"voice/clips/{clip_id}.flac"
+        soundfile.write(path, SOUND[sound], 16000)
+        audio = read_audio(path) if len(SOUND[sound]) else np.zeros(0, np.float32)
+        settings = {"engine": "e", "rate": 1.0, "pitch_semitones": 0.0, "snr_db": None, "rt60_s": None, "seed": 0}
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        made = {"level_db": -23.0, "duration_s": len(audio) / 16000, "sha256": sha256}
+        place = {"id": clip_id, "row_id": row_id, "suite": suite, "split": split, "path": f"clips/{clip_id}.flac"}
+        self.clips.append(Clip(transcript=text, **place, **settings, **made, **clip))
+        self.features.append(measure(audio, text, text if heard is None else heard, -0.1, clip_id))
+        if suite == "alignment" and row_id not in {row.id for row in self.rows}:
+            self.rows.append(a_row(row_id, split, text, completion))
+        return clip_id
+
+    def validate(self) -> dict:
+        """The report, after a run of the stage."""
+        for folder in ["data/suites/spoken_qa", "rows", "features"]:
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        write_jsonl(self.folder / "data/suites/spoken_qa/questions.jsonl", [QUESTION])
+        write_jsonl(self.folder / "rows/rows.jsonl", self.rows)
+        write_jsonl(self.folder / "voice/manifest.jsonl", self.clips)
+        write_jsonl(self.folder / "features/table.jsonl", self.features)
+        validate.run(PARAMS, *(self.folder / name for name in ["data", "rows", "voice", "features", "out"]))
+        return json.loads((self.folder / "out/report.json").read_text())
+
+    def quarantine(self) -> dict[str, list[str]]:
+        return {q.clip_id: q.reasons for q in read_jsonl(self.folder / "out/quarantine.jsonl", Quarantined)}
+
+
+def a_row(row_id: str, split: str, text: str, completion: str) -> Row:
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
+    made = {"teacher": "t", "template_hash": "h", "sampling": sampling, "seed": 0}
+    messages = [Message(role="user", content=text)]
+    row = {"id": row_id, "task": "instruction", "split": split, "prompt": text, "completion": completion}
+    return Row(messages=messages, **row, **made)
+
+
+def failed(report: dict) -> set[str]:
+    return {check["name"] for check in report["checks"] if check["critical"] and not check["passed"]}
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(tmp_path)
+
+
+def test_good_clips_are_accepted_as_they_are(world):
+    report = world.validate()
+    assert failed(report) == set() and all(check["passed"] for check in report["checks"])
+    assert (report["num_clips"], report["num_accepted"], report["num_quarantined"]) == (11, 11, 0)
+    assert read_jsonl(world.folder / "out/accepted.jsonl", Clip) == world.clips
+    assert (world.folder / "out/quarantine.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "planted"),
+    [
+        ("silent", {"text": "Hear this", "sound": "silence"}),
+        ("silent", {"text": "Hear this", "sound": "mostly_silence"}),
+        ("clipped", {"text": "Hear this", "sound": "clipped"}),
+        ("too_long", {"text": "Hear this", "sound": "long"}),
+        ("too_short", {"text": "Hear this", "sound": "short"}),
+        ("wrong_words", {"text": "Hear this now", "heard": "here is know"}),
+        ("empty_text", {"text": " ?!", "heard": ""}),
+        ("no_completion", {"text": "Hear this", "completion": " \n"}),
+        ("duplicate", {"text": "tell me ABOUT thing three!"}),
+        ("leaked", {"text": "Say which 2 rivers meet in the town"}),
+        ("leaked", {"text": QUESTION.prompt, "split": "validation"}),
+        ("leaked", {"text": "Hear this", "completion": "You ask which two rivers meet in Lyon."}),
+    ],
+)
+def test_each_planted_fault_is_quarantined_and_the_rest_kept(world, reason, planted):
+    clip_id = world.add("bad", **planted)
+    report = world.validate()
+    assert world.quarantine() == {clip_id: [reason]}
+    assert report["reasons"] == {reason: 1} and report["num_accepted"] == 11
+    assert failed(report) == set()
+    assert clip_id not in {clip.id for clip in read_jsonl(world.folder / "out/accepted.jsonl", Clip)}
+    assert reason in (world.folder / "out/report.html").read_text()
+
+
+def test_a_test_row_may_sound_like_a_benchmark_and_noise_may_hide_words(world):
+    world.add("t2", "Which two rivers meet in the sea", split="test")
+    world.add("n1", "Hear this now", heard="here is know", condition="babble")
+    assert world.validate()["num_quarantined"] == 0
+
+
+def test_two_silent_rows_say_nothing_alike(world):
+    for row_id in ["e1", "e2"]:
+        world.add(row_id, "", heard="")
+    assert set(map(tuple, (world.validate(), world.quarantine())[1].values())) == {("empty_text",)}
+
+
+def test_a_text_in_two_splits_stays_in_the_earlier(world):
+    clip_id = world.add("late", "Sing a song for me")
+    assert failed(world.validate()) == set()
+    assert world.quarantine() == {clip_id: ["duplicate"]}
+
+
+def test_missing_changed_and_empty_files_are_unreadable(world):
+    missing, changed = world.add("m", "One thing here"), world.add("c", "Another thing here")
+    empty = world.add("e", "Last thing here", sound="nothing")
+    world.features.pop()  # nothing was measured on it
+    (world.folder / f"voice/clips/{missing}.flac").unlink()
+    soundfile.write(world.folder / f"voice/clips/{changed}.flac", SOUND["long"], 16000)
+    report = world.validate()
+    assert world.quarantine() == {clip_id: ["unreadable"] for clip_id in (missing, changed, empty)}
+    assert failed(report) == set()
+
+
+@pytest.mark.parametrize("path", ["../secret.flac", "/etc/passwd", "clips/../../secret.flac"])
+def test_a_path_out_of_the_voice_folder_is_refused(world, path):
+    world.clips[3] = world.clips[3].model_copy(update={"path": path})
+    with pytest.raises(ValueError, match=path):
+        world.validate()
+    assert not (world.folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("check", "plant"),
+    [
+        ("unique_clip_ids", lambda w: w.clips.append(w.clips[0])),
+        ("every_clip_measured", lambda w: w.features.pop(0)),
+        ("every_clip_measured", lambda w: w.features.append(w.features[0])),
+        ("every_clip_has_its_row", lambda w: w.rows.pop(0)),
+        ("every_clip_has_its_row", lambda w: w.add("q9", "Who is it", suite="spoken_qa", split="test")),
+        ("row_in_one_split", lambda w: w.add("t1", "Sing a song for me", split="train", condition="clean")),
+        ("heldout_voice_unheard", lambda w: w.add("h", "A word from me", voice="held")),
+    ],
+)
+def test_each_critical_check_fails_on_its_fault(world, check, plant):
+    plant(world)
+    assert check in failed(world.validate())
+
+
+def test_clean_speech_that_is_not_understood_is_critical(world):
+    for number in range(9):
+        world.add(f"w{number}", f"Hear number {number} now", heard="")
+    assert failed(world.validate()) == {"clean_speech_understood"}
+
+
+def test_a_condition_whose_clips_are_all_quarantined_is_critical(world):
+    babble = [n for n, clip in enumerate(world.clips) if clip.condition == "babble"]
+    for number in babble:
+        world.features[number] = world.features[number].model_copy(update={"rms_db": -80.0})
+    report = world.validate()
+    assert failed(report) == {"every_condition"}
+    assert next(c for c in report["checks"] if c["name"] == "every_condition")["observed"] == "missing: babble"
+
+
+def test_no_clips_at_all_still_give_a_report(world):
+    world.clips, world.features = [], []
+    report = world.validate()
+    assert {"clips_left", "every_condition", "clean_speech_understood"} == failed(report)
+    assert report["num_clips"] == 0
+
+
+def test_unquarantined_leaks_and_shared_texts_would_be_noticed(world):
+    world.add("leak", QUESTION.prompt)
+    world.add("late", "Sing a song for me")
+    world.validate()
+    contract = validate.contract
+    table = contract.clip_table(
+        world.clips, world.features, world.rows, {"spoken_qa": [QUESTION]}, [False] * len(world.clips), 5
+    )
+    checks, _ = contract.check(contract.remaining(table, {}), contract.accepted_rules())
+    assert failed({"checks": checks}) == {"text_in_one_split", "no_benchmark_text"}
+
+
+def test_the_page_escapes_what_it_shows():
+    report = {"num_clips": 1, "num_accepted": 0, "num_quarantined": 1, "reasons": {"<b>": 1}, "checks": []}
+    assert "&lt;b&gt;" in validate.page(report) and "<b>" not in validate.page(report)

@@ -1,0 +1,165 @@
+"""The voice stage on a few rows with the real engines: who speaks what, same bytes again, and after a kill -9."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from speech_rba.params import Params, load_params
+from speech_rba.records import Clip, Message, Question, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.stages import voice
+
+CONDITIONS = {"clean", "white_noise", "babble", "reverb", "telephone"}
+
+
+def row(number: int, split: str, prompt: str) -> Row:
+    return Row(
+        id=f"r{number}",
+        task="question",
+        split=split,
+        messages=[Message(role="user", content=prompt)],
+        prompt=prompt,
+        completion="It is.",
+        teacher="t",
+        template_hash="h",
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8),
+        seed=0,
+    )
+
+
+def make_inputs(folder: Path, rows: list[Row]) -> None:
+    (folder / "rows").mkdir()
+    write_jsonl(folder / "rows" / "rows.jsonl", rows)
+    (folder / "data/suites/quiz").mkdir(parents=True)
+    questions = [Question(id=f"q{i}", prompt=f"What is two plus {i}?", answers=[str(2 + i)]) for i in range(2)]
+    write_jsonl(folder / "data/suites/quiz/questions.jsonl", questions)
+    (folder / "data/topics.txt").write_text("lions\nrain\nbread\n")
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+def with_workers(params: Params, num_workers: int) -> Params:
+    return params.model_copy(update={"voice": params.voice.model_copy(update={"num_workers": num_workers})})
+
+
+def digests(out: Path) -> dict[str, str]:
+    files = [out / "manifest.jsonl", *sorted((out / "clips").iterdir())]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params):
+    monkeypatch.chdir(tmp_path)
+    texts = [(0, "train", "How do trees grow?"), (1, "test", "Why is it hot?"), (2, "test", "Where is it cold?")]
+    texts.append((3, "test", "Who was here?"))
+    make_inputs(tmp_path, [row(*text) for text in texts])
+    voice.run(with_workers(params, 1), Path("data"), Path("rows"), Path("out"))
+    clips = {clip.id: clip for clip in read_jsonl(Path("out/manifest.jsonl"), Clip)}
+    assert len(clips) == 1 + 3 * 5 + 2 * 3
+    assert clips["r0-0"].split == "train"
+    assert not clips["r0-0"].heldout_voice
+    for row_id, heldout in (("r1", False), ("r2", True), ("r3", False)):
+        recorded = [clip for clip in clips.values() if clip.row_id == row_id]
+        assert {clip.condition for clip in recorded} == CONDITIONS
+        assert len({(clip.voice, clip.rate, clip.pitch_semitones, clip.level_db) for clip in recorded}) == 1
+        assert {clip.heldout_voice for clip in recorded} == {heldout}
+    assert clips["quiz-q1-babble"].voice == params.voice.heldout_voice
+    assert clips["quiz-q1-babble"].suite == "quiz"
+    assert clips["quiz-q0-clean"].split == "test"
+    for clip in clips.values():
+        audio, sampling_rate = soundfile.read(Path("out") / clip.path)
+        assert sampling_rate == 16_000
+        assert len(audio) / 16_000 == clip.duration_s > 0.4
+        assert hashlib.sha256((Path("out") / clip.path).read_bytes()).hexdigest() == clip.sha256
+        level_db = 20 * np.log10(np.sqrt(np.mean(audio**2)))
+        assert level_db == pytest.approx(clip.level_db, abs=0.1) or np.abs(audio).max() == pytest.approx(0.99, abs=1e-3)
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["num_clips"] == 22
+    assert report["real_time_factor"] == pytest.approx(report["minutes"] / report["audio_minutes"], abs=1e-4)
+
+
+def test_order_and_workers_change_no_byte(tmp_path, monkeypatch, params):
+    rows = [row(i, "train", f"Tell me about number {i}.") for i in range(6)]
+    found = []
+    for name, these, num_workers in (("a", rows, 2), ("b", rows[::-1], 1)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        make_inputs(tmp_path / name, these)
+        voice.run(with_workers(params, num_workers), Path("data"), Path("rows"), Path("out"))
+        found.append(digests(Path("out")))
+        found[-1].pop("manifest.jsonl")  # in the order of the rows
+    assert found[0] == found[1]
+
+
+def test_conditions_are_drawn_as_promised(tmp_path, params):
+    make_inputs(tmp_path, [row(i, "train", "Why?") for i in range(2000)])
+    planned = [clips[0] for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")][:2000]
+    share = {c: sum(clip.condition == c for clip in planned) / 2000 for c in CONDITIONS}
+    assert share.pop("clean") == pytest.approx(0.25, abs=0.03)
+    assert list(share.values()) == pytest.approx([0.1875] * 4, abs=0.03)
+    assert params.voice.heldout_voice not in {clip.voice for clip in planned}
+    assert sum(clip.engine == "hibari" for clip in planned) / 2000 == pytest.approx(0.5, abs=0.04)
+    assert all((clip.snr_db is not None) == (clip.condition in ("white_noise", "babble")) for clip in planned)
+    assert all((clip.rt60_s is not None) == (clip.condition == "reverb") for clip in planned)
+    assert all(0.8 <= clip.rate <= 1.3 and -32 <= clip.level_db <= -16 for clip in planned)
+
+
+@pytest.mark.parametrize("name", ["hibari-heart", "espeak-en-us"])
+def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params):
+    make_inputs(tmp_path, [row(0, "test", "")])
+    planned = voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[0]
+    talkers = voice.plan_talkers(params.voice, tmp_path / "data")
+    new, silent = voice.record([clip.model_copy(update={"voice": name}) for clip in planned], tmp_path, talkers)
+    assert new == {clip.id for clip in silent}
+    assert {clip.condition for clip in silent} == CONDITIONS
+    assert max(clip.duration_s for clip in silent) < 1.6  # two pauses of 0.3 s and the longest echo, 0.9 s
+    assert all(np.abs(soundfile.read(tmp_path / f"{clip.id}.flac")[0]).max() == 0 for clip in silent)
+
+
+def test_ids_that_are_no_file_names_are_refused(tmp_path, params):
+    make_inputs(tmp_path, [row(0, "train", "Why?").model_copy(update={"id": "../r0"})])
+    with pytest.raises(ValueError, match=r"clip id '\.\./r0-0' must be unique"):
+        voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")
+    write_jsonl(tmp_path / "rows/rows.jsonl", [row(0, "train", "Why?")] * 2)
+    with pytest.raises(ValueError, match="'r0-0' must be unique"):
+        voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = ["-m", "speech_rba.stages.voice", "--data", "data", "--rows", "rows", "--out", "out"]
+    return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path / name)
+        make_inputs(tmp_path / name, [row(i, "test", f"Tell me about number {i}, please.") for i in range(8)])
+    assert start(tmp_path / "whole").wait() == 0
+    victim = start(tmp_path / "killed")
+    while len(list((tmp_path / "killed/work").rglob("*.json"))) < 5:
+        assert victim.poll() is None
+        time.sleep(0.01)
+    workers = psutil.Process(victim.pid).children(recursive=True)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert not psutil.wait_procs(workers, timeout=5)[1], "workers outlive the stage"
+    assert not (tmp_path / "killed/out").exists()
+    again = start(tmp_path / "killed")
+    said = again.communicate()[0].decode()
+    num_kept = int(said.split(" from an earlier run")[0].split()[-1])
+    assert 5 <= num_kept < 46
+    assert digests(tmp_path / "killed/out") == digests(tmp_path / "whole/out")
+    assert not list((tmp_path / "killed/work/voice").iterdir())

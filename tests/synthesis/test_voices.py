@@ -1,0 +1,76 @@
+"""Every voice speaks, each in its own way, and the same samples whatever was said before."""
+
+import numpy as np
+import pytest
+
+from speech_rba.synthesis import augment, voices
+
+TEXT = "Can you tell me about the mountains?"
+
+
+def speak(voice: str, text: str = TEXT, rate: float = 1.0, pitch: float = 0.0) -> np.ndarray:
+    return voices.speak(voice, text, rate, pitch)
+
+
+def median_f0(audio: np.ndarray) -> float:
+    """The fundamental in Hz by autocorrelation, over the loud frames."""
+    found = []
+    for start in range(0, len(audio) - 1024, 512):
+        frame = audio[start : start + 1024]
+        if augment.rms(frame) > augment.rms(audio):
+            lags = np.correlate(frame, frame, "full")[1023:]
+            found.append(16_000 / (40 + lags[40:230].argmax()))
+    return float(np.median(found))
+
+
+@pytest.fixture(scope="module")
+def spoken() -> dict[str, np.ndarray]:
+    return {voice: speak(voice) for voice in voices.VOICES}
+
+
+def test_every_voice_says_the_whole_text_without_clipping(spoken):
+    for voice, audio in spoken.items():
+        assert 1.2 < len(audio) / 16_000 < 3.0, voice
+        assert audio.dtype == np.float32
+        assert augment.rms(audio) > 0.01, voice
+        assert np.abs(audio).max() < 0.99, voice
+
+
+def test_voices_differ_and_are_of_both_sexes(spoken):
+    assert len({audio.tobytes() for audio in spoken.values()}) == len(voices.VOICES) >= 12
+    f0 = [median_f0(audio) for audio in spoken.values()]
+    assert sum(hz < 130 for hz in f0) >= 5
+    assert sum(hz > 165 for hz in f0) >= 5
+
+
+@pytest.mark.parametrize("voice", ["hibari-heart", "espeak-en-gb-x-rp+f2"])
+def test_what_was_said_before_changes_nothing(voice, spoken):
+    speak("espeak-en-us+Annie", "Something else entirely, forty two.", 1.3, 2.0)
+    assert np.array_equal(speak(voice), spoken[voice])
+
+
+@pytest.mark.parametrize("voice", ["hibari-heart", "espeak-en-us"])
+def test_pitch_moves_by_semitones_and_keeps_the_time(voice, spoken):
+    higher = speak(voice, pitch=2.0)
+    assert median_f0(higher) / median_f0(spoken[voice]) == pytest.approx(2 ** (2 / 12), rel=0.05)
+    assert len(higher) == pytest.approx(len(spoken[voice]), rel=0.09)
+
+
+def test_rate_divides_the_time(spoken):
+    plain = len(spoken["espeak-en-us"])
+    assert len(speak("espeak-en-us", rate=1.3)) == pytest.approx(plain / 1.3, rel=0.08)  # pauses give less
+    assert len(speak("espeak-en-us", rate=0.8)) == pytest.approx(plain / 0.8, rel=0.08)
+    assert len(speak("hibari-heart", rate=0.7)) > len(spoken["hibari-heart"]) > len(speak("hibari-heart", rate=1.45))
+
+
+def test_nothing_to_say_is_no_speech():
+    assert len(speak("hibari-heart", "")) == 0
+    assert len(speak("espeak-en-us", "")) < 1600
+
+
+def test_unknown_voices_are_named():
+    with pytest.raises(ValueError, match=r"no voice 'espeak-en-mars'.*hibari-heart"):
+        speak("espeak-en-mars")
+    with pytest.raises(ValueError, match=r"heldout_voice is 'nobody'"):
+        voices.training_voices("nobody")
+    assert "espeak-en-gb-scotland" not in voices.training_voices("espeak-en-gb-scotland")
