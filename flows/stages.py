@@ -117,7 +117,7 @@ def run_stage(name: str, timeout_s: float | None, log: Callable[[str], None]) ->
         timer.cancel()
         stop(process)
         LIVE.discard(process)
-    if timeout_s and time.monotonic() - began >= timeout_s:
+    if code and timeout_s and time.monotonic() - began >= timeout_s:
         raise StageError(f"{name} did not end in {timeout_s:g} s and was stopped; give the flow a larger timeout_s")
     if code:
         raise StageError("\n".join([f"{name} exited with {code}:", *last]))

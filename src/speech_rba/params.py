@@ -24,6 +24,7 @@ class Assets(Group):
     language_model: str
     audio_tower: str
     embedder: str
+    system_prompt: str
 
 
 class Synthesize(Group):

@@ -66,9 +66,7 @@ def load_audio_tower(name: str) -> AudioTower:
         place = out
     model = WhisperForConditionalGeneration.from_pretrained(place, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(place)
-    return AudioTower(
-        model.eval().requires_grad_(False), tokenizer, WhisperFeatureExtractor.from_pretrained(place)
-    )
+    return AudioTower(model.eval().requires_grad_(False), tokenizer, WhisperFeatureExtractor.from_pretrained(place))
 
 
 @torch.inference_mode()
@@ -80,7 +78,9 @@ def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: 
     """
     for clip in clips:
         if not 0 < len(clip) <= MAX_SECONDS * SAMPLING_RATE:
-            raise ValueError(f"a clip has {len(clip) / SAMPLING_RATE:.2f} s; allowed is above 0 and at most {MAX_SECONDS} s")
+            raise ValueError(
+                f"a clip has {len(clip) / SAMPLING_RATE:.2f} s; allowed is above 0 and at most {MAX_SECONDS} s"
+            )
     states = encode(tower, clips)
     start = start_ids(tower.tokenizer)
     cache = EncoderDecoderCache(*(Cache(layer_class_to_replicate=BufferedLayer) for _ in range(2)))
@@ -124,8 +124,12 @@ class _Positions:
 
     def heard(self) -> list[Heard]:
         top, hidden = self.shapes
-        nothing = (torch.empty(0, dtype=torch.long), top.new_empty(0, len(top)), hidden.new_empty(0, len(top)),
-                   hidden.new_empty(0, len(hidden)))
+        nothing = (
+            torch.empty(0, dtype=torch.long),
+            top.new_empty(0, len(top)),
+            hidden.new_empty(0, len(top)),
+            hidden.new_empty(0, len(hidden)),
+        )
         fields = [[torch.stack(f) for f in zip(*steps, strict=True)] if steps else nothing for steps in self.steps]
         return [Heard(*f, mean_logprob=float(np.mean(p))) for f, p in zip(fields, self.logprobs, strict=True)]
 

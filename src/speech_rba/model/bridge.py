@@ -4,6 +4,7 @@ Both vocabularies are byte-level BPE, so most tokens of one are, byte for byte, 
 are cut as the language model's tokenizer cuts their text.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +30,25 @@ class SoftTokens:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
 class Bridge:
-    """`inner[t]`: the language model's ids for the audio tower's token t; `first[t]`: the same without a leading space."""
+    """The bridge between two byte-level BPE tokenizers; special tokens of the audio side cross to nothing."""
 
-    inner: list[list[int]]
-    first: list[list[int]]
+    def __init__(self, audio: PreTrainedTokenizerBase, language: PreTrainedTokenizerBase):
+        self.audio, self.language, self.vocabulary = audio, language, language.get_vocab()
+        self.pieces = functools.cache(self._pieces)
+
+    def _pieces(self, token: int, first: bool) -> list[int]:
+        """The language model's ids for one token of the audio tower; the `first` one of a text loses its space."""
+        piece, text = self.audio.convert_ids_to_tokens(token), self.audio.decode([token])
+        if first:
+            piece, text = piece.removeprefix(SPACE), text.removeprefix(" ")
+        if not piece or piece.startswith("<|"):
+            return []
+        if piece in self.vocabulary:
+            return [self.vocabulary[piece]]
+        if "\ufffd" in text:  # part of a character: byte by byte; bytes that no UTF-8 text holds have no token
+            return [self.vocabulary[byte] for byte in piece if byte in self.vocabulary]
+        return self.language(text, add_special_tokens=False).input_ids
 
     def cross(self, heard: Heard, top_k: int, temperature: float) -> SoftTokens:
         """Soft tokens for what was heard.
@@ -45,10 +59,9 @@ class Bridge:
         ids, weights, source = [], [], []
         probs = heard.top_probs[:, :top_k].double() ** (1 / temperature)
         for t, best in enumerate(heard.token_ids.tolist()):
-            table = self.inner if t else self.first
-            pieces = table[best]
+            pieces = self.pieces(best, t == 0)
             if len(pieces) == 1:
-                mix = self._mixture(table, heard.top_ids[t, :top_k].tolist(), probs[t].tolist())
+                mix = self._mixture(t == 0, heard.top_ids[t, :top_k].tolist(), probs[t].tolist())
                 ids.append([i for i, _ in mix])
                 weights.append([w for _, w in mix])
             else:
@@ -57,9 +70,9 @@ class Bridge:
             source += [t] * len(pieces)
         return _stack(ids, weights, heard.hidden[source], top_k)
 
-    @staticmethod
-    def _mixture(table, alternatives: list[int], probs: list[float]) -> list[tuple[int, float]]:
-        single = [(table[a][0], p) for a, p in zip(alternatives, probs, strict=True) if len(table[a]) == 1]
+    def _mixture(self, first: bool, alternatives: list[int], probs: list[float]) -> list[tuple[int, float]]:
+        crossed = [(self.pieces(a, first), p) for a, p in zip(alternatives, probs, strict=True)]
+        single = [(pieces[0], p) for pieces, p in crossed if len(pieces) == 1]
         total = sum(p for _, p in single)
         return [(i, p / total) for i, p in single]
 
@@ -75,24 +88,6 @@ def _stack(ids: list[list[int]], weights: list[list[float]], hidden: torch.Tenso
 
 def hard_tokens(ids: list[int], hidden_size: int) -> SoftTokens:
     """Plain text as soft tokens: each position is one token, and nothing was heard."""
-    return SoftTokens(torch.tensor(ids, dtype=torch.long)[:, None], torch.ones(len(ids), 1), torch.zeros(len(ids), hidden_size))
-
-
-def build_bridge(audio: PreTrainedTokenizerBase, language: PreTrainedTokenizerBase) -> Bridge:
-    """The bridge between two byte-level BPE tokenizers; special tokens of the audio side cross to nothing."""
-    vocabulary, special = language.get_vocab(), set(audio.all_special_ids)
-    pieces = audio.convert_ids_to_tokens(list(range(len(audio))))
-
-    def cross(piece: str, text: str) -> list[int]:
-        if piece in vocabulary or not piece:
-            return [vocabulary[piece]] if piece else []
-        if "\ufffd" in text:  # part of a character: byte by byte; bytes that no UTF-8 text holds have no token
-            return [vocabulary[byte] for byte in piece if byte in vocabulary]
-        return language(text, add_special_tokens=False).input_ids
-
-    inner, first = [], []
-    for token, piece in enumerate(pieces):
-        text = "" if token in special or piece.startswith("<|") else audio.decode([token])
-        inner.append(cross(piece, text) if text else [])
-        first.append(cross(piece.removeprefix(SPACE), text.removeprefix(" ")) if text else [])
-    return Bridge(inner, first)
+    return SoftTokens(
+        torch.tensor(ids, dtype=torch.long)[:, None], torch.ones(len(ids), 1), torch.zeros(len(ids), hidden_size)
+    )

@@ -119,7 +119,7 @@ def generate(
         rows = [i * num_generations + g for i in chosen for g in range(num_generations)]
         draw = lambda x: sample(x, temperature, top_p, generator)  # noqa: E731
         _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, eos_token_id)
-        on_batch(len(rows))
+        on_batch(len(chosen))
     return results
 
 

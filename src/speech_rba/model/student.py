@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrai
 from transformers.cache_utils import DynamicLayer
 
 from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
-from speech_rba.model.bridge import Bridge, SoftTokens, build_bridge, hard_tokens
+from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
 from speech_rba.model.generation import generate, prefill
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
 
@@ -23,8 +23,11 @@ class StudentConfig(PreTrainedConfig):
 
     model_type = "speech_rba"
 
-    def __init__(self, language_model="", audio_tower="", audio_width=0, top_k=1, temperature=1.0, **kwargs):
+    def __init__(
+        self, language_model="", audio_tower="", audio_width=0, system_prompt="", top_k=1, temperature=1.0, **kwargs
+    ):
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
+        self.system_prompt = system_prompt
         self.top_k, self.temperature = top_k, temperature
         super().__init__(**kwargs)
 
@@ -40,7 +43,7 @@ class Student(PreTrainedModel):
         self.language_model = load_language_model(config.language_model)
         self.multi_modal_projector = nn.Linear(config.audio_width, self.language_model.config.hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
-        self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer)
+        self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
         self.generation_config = self.language_model.generation_config
 
     @functools.cached_property
@@ -50,7 +53,7 @@ class Student(PreTrainedModel):
 
     @functools.cached_property
     def bridge(self) -> Bridge:
-        return build_bridge(self.audio_tower.tokenizer, self.tokenizer)
+        return Bridge(self.audio_tower.tokenizer, self.tokenizer)
 
     def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str]]:
         """Soft tokens and 1-best transcript of each clip (float32, 16 kHz mono)."""
@@ -121,13 +124,13 @@ class Student(PreTrainedModel):
         return student.eval()
 
 
-def chat_frame(tokenizer) -> tuple[list[int], list[int]]:
+def chat_frame(tokenizer, system_prompt: str) -> tuple[list[int], list[int]]:
     """The token ids that the chat template puts before and after a user's query."""
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": MARK}], tokenize=False, add_generation_prompt=True
-    )
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages = [*system, {"role": "user", "content": MARK}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     before, after = rendered.split(MARK)
-    return [tokenizer(part, add_special_tokens=False).input_ids for part in (before, after)]
+    return tuple(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
 
 
 AutoConfig.register("speech_rba", StudentConfig)

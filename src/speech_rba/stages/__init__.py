@@ -25,7 +25,9 @@ def main(run: Callable) -> None:
     DVC does not stop its stages when it is killed, and a second copy would write to the same place.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.environ.update(HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"), DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(
+        HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"), DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false"
+    )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parser = argparse.ArgumentParser(description=inspect.getdoc(run))
     signature = inspect.signature(run).parameters

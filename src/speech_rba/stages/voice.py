@@ -120,9 +120,7 @@ def _seed(voice: Voice, purpose: str, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{voice.seed} {purpose} {key}".encode()).digest()[:4])
 
 
-def _draw_speech(
-    voice: Voice, key: str, allowed: list[str], row_id: str, suite: str, split: str, text: str
-) -> dict:
+def _draw_speech(voice: Voice, key: str, allowed: list[str], row_id: str, suite: str, split: str, text: str) -> dict:
     """The fields of Clip that all recordings of one speech share.
 
     Half of the speech is the neural engine's, though it has one voice: Whisper tiny.en gets 4 % of its words

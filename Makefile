@@ -1,0 +1,32 @@
+# Each target stands alone: it sets up what it needs.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_OFFLINE := 1
+export PYTHONPATH := $(CURDIR)
+READY := .venv/.ready
+
+.PHONY: run test smoke lock help
+run: $(READY)  ## from nothing to a registered candidate with a report
+	speech-rba run
+
+test: $(READY)  ## the tests
+	ruff check src flows tests
+	pytest -q
+
+smoke: $(READY)  ## the whole chain at toy size, in a scratch clone of the last commit
+	rm -rf work/smoke
+	git clone -q . work/smoke
+	cd work/smoke && python -m speech_rba.params params.smoke.yaml && PYTHONPATH=$(CURDIR)/work/smoke speech-rba run
+
+lock: $(READY)  ## rewrites requirements.lock from what is installed
+	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	python3.11 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

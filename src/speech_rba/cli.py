@@ -1,0 +1,91 @@
+"""The command line: run the chain, talk to the student, compare, promote and roll back."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speech_rba.params import load_params
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@app.command()
+def run() -> None:
+    """Run every stage that changed, as a Prefect flow."""
+    sys.exit(subprocess.call([sys.executable, "-m", "flows.pipeline"]))
+
+
+@app.command()
+def talk(
+    file: Path,
+    method: Annotated[str, typer.Option(help="sft, rba, or base for the untuned student")] = "rba",
+) -> None:
+    """Answer a spoken question (WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s)."""
+    from speech_rba.data.audio import read_audio
+    from speech_rba.model.answer import load_answerer
+
+    base, adapter = Path("artifacts/base"), None if method == "base" else Path("artifacts/align") / method
+    for folder in filter(None, (base, adapter)):
+        if not folder.exists():
+            raise ValueError(f"{folder} is missing: run `make run` first, or name a method that is there")
+    clip = read_audio(file)
+    started = time.perf_counter()
+    answer = load_answerer(base, adapter)
+    loaded = time.perf_counter()
+    (result,) = answer([clip])
+    took = time.perf_counter() - loaded
+    print(f"heard:  {result.heard}\nanswer: {result.response}")
+    print(f"{took:.2f} s for {len(clip) / 16_000:.2f} s of audio, after {loaded - started:.1f} s to load")
+
+
+@app.command()
+def compare() -> None:
+    """Candidate, champion and previous side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from speech_rba import tracking
+
+    rows = tracking.compare(load_params().register_.model_name)
+    if not rows:
+        raise ValueError("nothing is registered yet: run `make run`")
+    table = Table(*dict.fromkeys(key for row in rows for key in row))
+    for row in rows:
+        table.add_row(
+            *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row.get(c.header, "") for c in table.columns))
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def promote(
+    version: Annotated[str | None, typer.Argument(help="the candidate if not given")] = None,
+    force: Annotated[bool, typer.Option(help="even if it scores below the champion")] = False,
+    reason: Annotated[str, typer.Option(help="goes into the audit log")] = "",
+) -> None:
+    """Make a checked version the champion; the old champion stays as previous."""
+    from speech_rba import tracking
+
+    print(tracking.promote(load_params().register_.model_name, version, force, reason))
+
+
+@app.command()
+def rollback(reason: Annotated[str, typer.Option(help="goes into the audit log")] = "") -> None:
+    """Make the previous version the champion again."""
+    from speech_rba import tracking
+
+    print(tracking.rollback(load_params().register_.model_name, reason))
+
+
+def main() -> None:
+    """The commands, with an error the user can mend as one line."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,170 @@
+"""synthesize, features, validate, gate, base -> artifacts/align/<method>: a PEFT adapter, its log and its cost."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from speech_rba.assets import sha256
+from speech_rba.model.student import Student
+from speech_rba.params import Params
+from speech_rba.stages import main, publish, workdir
+from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
+from speech_rba.training.sft import SftTrainer, collate
+from speech_rba.training.store import Example, load_examples
+
+METHODS = ("sft", "rba")
+PROJECTOR = "multi_modal_projector"
+
+
+def run(
+    params: Params, method: str, rows: Path, features: Path, validation: Path, gate: Path, base: Path, out: Path
+) -> None:
+    """The adapter of one method. A killed run goes on from its last checkpoint."""
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; allowed: {', '.join(METHODS)}")
+    if not json.loads((gate / "gate.json").read_text())["passed"]:
+        raise ValueError(f"{gate}/gate.json has not passed: look at the validation report")
+    work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
+                   validation / "accepted.jsonl", base)  # fmt: skip
+    student = Student.from_pretrained(base)
+    examples = load_examples(student, rows, features, validation, "train")
+    model = with_lora(student, params)
+    sft_steps = params.align.sft.max_steps if method == "sft" else params.align.rba.warm_start_steps
+    log = Log(work / "log.jsonl")
+    train_sft(model, examples, params, sft_steps, work / "sft", log)
+    num_samples = sft_steps * params.align.per_device_train_batch_size
+    if method == "rba":
+        train_rba(model, examples, params, work / "rba", log)
+        num_samples += params.align.rba.max_steps * rba_batch(params)
+    with publish(out) as folder:
+        model.save_pretrained(folder)
+        shutil.copy(work / "log.jsonl", folder / "log.jsonl")
+        summary = {
+            "method": method,
+            "minutes": log.minutes(),
+            "num_steps": sft_steps + (params.align.rba.max_steps if method == "rba" else 0),
+            "num_samples": num_samples,
+            "num_teacher_tokens": sum(len(e.completion_ids) for e in examples),
+            "peak_memory_gb": psutil.Process().memory_info().rss / 1e9,
+            "adapter_sha256": sha256(folder / "adapter_model.safetensors"),
+        }
+        (folder / "training.json").write_text(json.dumps(summary, indent=2))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    print(f"{method}: {summary['num_steps']} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
+
+
+def with_lora(student: Student, params: Params) -> PeftModel:
+    """The student with trainable low-rank updates on the language model and the projector, all else frozen."""
+    set_seed(params.align.seed)
+    return get_peft_model(
+        student,
+        LoraConfig(
+            r=params.align.lora_r,
+            lora_alpha=params.align.lora_alpha,
+            target_modules=[*params.align.lora_target_modules, PROJECTOR],
+        ),
+    )
+
+
+class Log(TrainerCallback):
+    """Appends what the trainer logs to a file that outlives a kill; a step done again replaces what came after it."""
+
+    def __init__(self, path: Path):
+        self.path, self.phase = path, ""
+        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def begin(self, phase: str, step: int) -> None:
+        """Drops what the last checkpoint does not cover, and starts the clock."""
+        self.phase = phase
+        self.rows = [r for r in self.rows if r["phase"] != phase or r["step"] <= step]
+        self.before, self.started = self.minutes(), time.perf_counter()
+
+    def minutes(self) -> float:
+        return max((row["minutes"] for row in self.rows), default=0.0)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        minutes = self.before + (time.perf_counter() - self.started) / 60
+        self.rows.append({"step": state.global_step, "phase": self.phase, "minutes": minutes, **logs})
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def train_sft(model, examples: list[Example], params: Params, steps: int, work: Path, log: Log) -> None:
+    """`steps` steps of supervised fine-tuning."""
+    args = TrainingArguments(**common(params, work, steps), learning_rate=params.align.learning_rate,
+                             per_device_train_batch_size=params.align.per_device_train_batch_size)  # fmt: skip
+    resume(SftTrainer(model, args, data_collator=collate, train_dataset=examples, callbacks=[log]), log, "sft", steps)
+
+
+def train_rba(model, examples: list[Example], params: Params, work: Path, log: Log) -> None:
+    """Reinforcement from where the model is."""
+    from trl import GRPOConfig
+
+    from speech_rba.model.embedder import load_embedder
+
+    settings = params.align.rba
+    functions = reward_functions(model, examples, load_embedder(params.assets.embedder))
+    reward_funcs, reward_weights = weighted(functions, settings)
+    args = GRPOConfig(
+        **common(params, work, settings.max_steps),
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=rba_batch(params),
+        num_generations=settings.num_generations,
+        steps_per_generation=1,
+        temperature=settings.temperature,
+        beta=settings.beta,
+        max_completion_length=params.align.max_completion_tokens,
+        reward_weights=reward_weights,
+        gradient_checkpointing=False,
+    )
+    trainer = RbaTrainer(model, examples, args, reward_funcs)
+    trainer.add_callback(log)
+    resume(trainer, log, "rba", settings.max_steps)
+
+
+def rba_batch(params: Params) -> int:
+    """Completions a reinforcement step: as many prompts as fill the batch once, each with its group."""
+    size, group = params.align.per_device_train_batch_size * 2, params.align.rba.num_generations
+    return max(group, size // group * group)
+
+
+def common(params: Params, work: Path, steps: int) -> dict:
+    """The trainer arguments that both methods share."""
+    return {
+        "output_dir": str(work),
+        "max_steps": steps,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": min(5, steps // 4),
+        "seed": params.align.seed,
+        "logging_steps": 1,
+        "save_steps": params.align.save_steps,
+        "save_total_limit": 1,
+        "report_to": [],
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "bf16": torch.cuda.is_available(),
+        "max_grad_norm": 1.0,
+    }
+
+
+def resume(trainer: Trainer, log: Log, phase: str, steps: int) -> None:
+    """Trains to the end from the last checkpoint, which keeps optimizer, data order and random state."""
+    if steps == 0:
+        return
+    folder = Path(trainer.args.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.exists() else None
+    log.begin(phase, int(last.rsplit("-", 1)[1]) if last else 0)
+    trainer.train(resume_from_checkpoint=last)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,160 @@
+"""data/topics.txt -> artifacts/synthesize: rows.jsonl, rejected.jsonl, report.json."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from speech_rba.model.language import load_language_model, load_tokenizer
+from speech_rba.params import Params, Synthesize
+from speech_rba.records import Message, Record, Rejected, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.stages import main, publish, workdir
+from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault, spoken
+from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, template_hash, write
+
+MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
+
+
+class Candidate(Record):
+    """One exchange as the teacher wrote it, before the filters."""
+
+    task: str
+    prompt: str
+    prompt_finished: bool
+    completion: str
+    completion_finished: bool
+    num_tokens: int
+
+
+def run(params: Params, data: Path, out: Path) -> None:
+    """Rows that the filters kept, rejected ones with their reasons; rounds already written are not written again."""
+    settings = params.synthesize
+    topics = (data / "topics.txt").read_text().split("\n")
+    topics = [t for t in topics if t.strip()]
+    work = workdir("synthesize", params.assets, settings, data / "topics.txt")
+    teacher = None
+    started = time.perf_counter()
+    rows, rejected, duplicates = [], [], NearDuplicates(settings.near_duplicate)
+    tokens, seconds = 0, 0.0
+    for task, wanted in (("instruction", settings.num_instructions), ("question", settings.num_questions)):
+        kept = 0
+        bar = tqdm(total=wanted, desc=f"synthesize {task}s", mininterval=2)
+        for number in range(MAX_ROUNDS):
+            if kept >= wanted:
+                break
+            path = work / f"{task}-{number:03}.jsonl"
+            if not path.exists():
+                teacher = teacher or (load_language_model(params.assets.teacher), load_tokenizer(params.assets.teacher))
+                began = time.perf_counter()
+                candidates = write_round(teacher, params, task, number, topics)
+                seconds += time.perf_counter() - began
+                tokens += sum(c.num_tokens for c in candidates)
+                write_jsonl(path, candidates)
+            for candidate in read_jsonl(path, Candidate):
+                reason = fault(candidate, settings, duplicates) if kept < wanted else "surplus"
+                if reason:
+                    rejected.append(refusal(candidate, reason))
+                else:
+                    rows.append(accepted(candidate, params))
+                    kept += 1
+                    bar.update()
+        bar.close()
+        if kept < wanted:
+            raise ValueError(
+                f"{MAX_ROUNDS} rounds gave {kept} of {wanted} {task}s: lower synthesize.num_{task}s or loosen its filters"
+            )
+    report = {
+        "kept": len(rows),
+        "rejected": dict(Counter(r.reason for r in rejected)),
+        "tokens_per_s": tokens / seconds if seconds else None,
+        "minutes": (time.perf_counter() - started) / 60,
+    }
+    with publish(out) as folder:
+        write_jsonl(folder / "rows.jsonl", rows)
+        write_jsonl(folder / "rejected.jsonl", rejected)
+        (folder / "report.json").write_text(json.dumps(report, indent=2))
+    print(f"{len(rows)} rows kept, {len(rejected)} refused; {tokens} tokens in {seconds:.0f} s")
+
+
+def write_round(teacher, params: Params, task: str, number: int, topics: list[str]) -> list[Candidate]:
+    """One batch of queries and the teacher's answers to those that can be spoken."""
+    model, tokenizer = teacher
+    settings = params.synthesize
+    size, seed = (
+        settings.batch_size,
+        int.from_bytes(hashlib.sha256(f"{settings.seed} {task} {number}".encode()).digest()[:4]),
+    )
+    if task == "instruction":
+        prompts = [tokenizer(prequery(tokenizer), add_special_tokens=False).input_ids] * size
+    else:
+        chosen = [topics[(number * size + i) % len(topics)] for i in range(size)]
+        prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
+    queries = write(model, tokenizer, prompts, max_new_tokens=settings.max_query_tokens, **sampling)
+    good = [
+        i
+        for i, q in enumerate(queries)
+        if not query_fault(q.content, q.finished, settings.min_words, settings.max_words)
+    ]
+    system = [{"role": "system", "content": params.assets.system_prompt}] if params.assets.system_prompt else []
+    chats = [chat_ids(tokenizer, [*system, {"role": "user", "content": queries[i].content}], reply=True) for i in good]
+    greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed}
+    written = write(model, tokenizer, chats, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
+    answers = dict(zip(good, written, strict=True))
+    nothing = Text("", False, 0)
+    return [
+        Candidate(
+            task=task,
+            prompt=query.content,
+            prompt_finished=query.finished,
+            completion=(answer := answers.get(i, nothing)).content,
+            completion_finished=answer.finished,
+            num_tokens=query.num_tokens + answer.num_tokens,
+        )
+        for i, query in enumerate(queries)
+    ]
+
+
+def fault(candidate: Candidate, settings: Synthesize, duplicates: NearDuplicates) -> str | None:
+    """The first rule that the candidate breaks."""
+    return (
+        query_fault(candidate.prompt, candidate.prompt_finished, settings.min_words, settings.max_words)
+        or completion_fault(spoken(candidate.completion, candidate.completion_finished))
+        or duplicates.add(candidate.prompt)
+    )
+
+
+def refusal(candidate: Candidate, reason: str) -> Rejected:
+    return Rejected(task=candidate.task, prompt=candidate.prompt, completion=candidate.completion, reason=reason)
+
+
+def accepted(candidate: Candidate, params: Params) -> Row:
+    """The row; its split follows from its text alone, so that it never moves when more rows come."""
+    settings = params.synthesize
+    digest = hashlib.sha256(candidate.prompt.lower().encode()).digest()
+    place = int.from_bytes(digest[:4]) / 2**32
+    split = "test" if place < settings.test_share else "train"
+    if settings.test_share <= place < settings.test_share + settings.validation_share:
+        split = "validation"
+    completion = spoken(candidate.completion, candidate.completion_finished)
+    return Row(
+        id=f"{candidate.task[0]}-{digest[:6].hex()}",
+        task=candidate.task,
+        split=split,
+        messages=[Message(role="user", content=candidate.prompt), Message(role="assistant", content=completion)],
+        prompt=candidate.prompt,
+        completion=completion,
+        teacher=params.assets.teacher,
+        template_hash=template_hash(f"{candidate.task} {params.assets.system_prompt}"),
+        sampling=Sampling(
+            temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_query_tokens
+        ),
+        seed=settings.seed,
+    )
+
+
+if __name__ == "__main__":
+    main(run)

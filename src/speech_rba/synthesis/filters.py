@@ -1,0 +1,65 @@
+"""Which synthesized texts may be spoken and answered; every refusal has a name."""
+
+import re
+
+from datasketch import MinHash, MinHashLSH
+
+SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.'?!\-]+")
+ENGLISH = frozenset(
+    ["the", "a", "an", "is", "are", "was", "were", "be", "do", "does", "did", "can", "could", "would", "should", "will", "i", "you", "we", "he", "she", "it", "they", "my", "your", "our", "this", "that", "what", "which", "who", "when", "where", "why", "how", "of", "in", "on", "to", "for", "from", "with", "about", "at", "by", "and", "or", "not", "me", "some", "any"]
+)
+NUM_PERMUTATIONS = 64
+
+
+def query_fault(text: str, finished: bool, min_words: int, max_words: int) -> str | None:
+    """Why `text` is no spoken query, or None: `unfinished`, `not_speakable`, `length` or `language`."""
+    words = re.findall(r"[A-Za-z0-9']+", text)
+    if not finished:
+        return "unfinished"
+    if not SPEAKABLE.fullmatch(text):
+        return "not_speakable"
+    if not min_words <= len(words) <= max_words:
+        return "length"
+    if not ENGLISH & {w.lower() for w in words}:
+        return "language"
+    return None
+
+
+def completion_fault(text: str) -> str | None:
+    """Why `text` is no answer, or None: `no_completion` or `looping` (a run of four words that comes back)."""
+    words = text.lower().split()
+    if not words:
+        return "no_completion"
+    runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    return "looping" if len(set(runs)) < len(runs) else None
+
+
+def spoken(text: str, finished: bool) -> str:
+    """The whole sentences of an answer that the token limit may have cut; empty if none ended."""
+    text = " ".join(text.split())
+    if finished:
+        return text
+    ends = [m.end() for m in re.finditer(r"[.!?](?=\s|$)", text)]
+    return text[: ends[-1]] if ends else ""
+
+
+class NearDuplicates:
+    """Remembers texts; `add` tells whether a like one was there (MinHash over word 3-grams, Jaccard similarity)."""
+
+    def __init__(self, threshold: float):
+        self.exact: set[str] = set()
+        self.index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
+
+    def add(self, text: str) -> str | None:
+        """`exact_duplicate`, `near_duplicate`, or None and the text is remembered."""
+        words = re.findall(r"[a-z0-9']+", text.lower())
+        key = " ".join(words)
+        if key in self.exact:
+            return "exact_duplicate"
+        sketch = MinHash(num_perm=NUM_PERMUTATIONS)
+        sketch.update_batch([" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2))])
+        if self.index.query(sketch):
+            return "near_duplicate"
+        self.exact.add(key)
+        self.index.insert(key, sketch)
+        return None

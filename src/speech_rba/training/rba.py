@@ -1,0 +1,105 @@
+"""Reinforced Behavior Alignment (arXiv 2509.03526) on TRL's GRPO trainer.
+
+TRL knows no audio. Each prompt goes through it as one token, the place of its example in `examples`: no buffer,
+split or shuffle of TRL can then part a clip from its completions, and log-probabilities are computed from that
+clip's soft tokens.
+"""
+
+from collections.abc import Callable
+
+import torch
+from peft import PeftModel
+from trl import GRPOConfig, GRPOTrainer
+
+from speech_rba.model.student import Student
+from speech_rba.params import Rba
+from speech_rba.training import rewards
+from speech_rba.training.store import Example, token_logps
+
+
+class RbaTrainer(GRPOTrainer):
+    """GRPO whose rollouts and log-probabilities start from soft tokens, each prompt computed once for its group."""
+
+    def __init__(self, model: PeftModel, examples: list[Example], args: GRPOConfig, reward_funcs: list[Callable]):
+        from datasets import Dataset
+
+        self.examples = examples
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(len(examples))]),
+            processing_class=student_of(model).tokenizer,
+            rollout_func=rollout,
+        )
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **_
+    ):
+        places, owners = input_ids[:, 0].unique(return_inverse=True)
+        prompts = [self.examples[i].spoken for i in places.tolist()]
+        ids, mask = input_ids[:, 1:], attention_mask[:, 1:]
+        logits = model(prompts=prompts, owners_B=owners, completion_ids_BC=ids, completion_mask_BC=mask)
+        entropies = None
+        if compute_entropy:
+            with torch.no_grad():
+                logprobs = logits.log_softmax(-1)
+                entropies = -(logprobs.exp() * logprobs).sum(-1)
+        return token_logps(logits, ids), entropies, None
+
+
+def student_of(model: PeftModel) -> Student:
+    return model.base_model.model
+
+
+def rollout(prompts: list[str], trainer: RbaTrainer) -> dict:
+    """Sampled answers to each prompt; equal neighbours are one group, whose prompt is computed once."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    groups = prompts[:: trainer.num_generations]
+    assert prompts == [p for p in groups for _ in range(trainer.num_generations)]
+    was_training = model.training
+    model.eval()
+    completions = student_of(model).answer(
+        [trainer.examples[int(p)].spoken for p in groups],
+        max_new_tokens=trainer.args.max_completion_length,
+        temperature=trainer.args.temperature,
+        top_p=1.0,
+        seed=trainer.args.seed * 1_000_003 + trainer.state.global_step,  # the same after a resume
+        batch_size=len(prompts),
+        num_generations=trainer.num_generations,
+    )
+    model.train(was_training)
+    return {"prompt_ids": [[int(p)] for p in prompts], "completion_ids": completions, "logprobs": None}
+
+
+def reward_functions(
+    model: PeftModel, examples: list[Example], embed: Callable[[list[str]], torch.Tensor]
+) -> dict[str, Callable]:
+    """The rewards by name, in TRL's form: each takes a batch and returns one number a completion."""
+    student = student_of(model)
+    eos = student.tokenizer.eos_token_id
+    of = lambda prompts: [examples[int(p)] for p in prompts]  # noqa: E731
+
+    def teacher_pmi(prompts, completion_ids, **_):
+        with model.disable_adapter():
+            return rewards.teacher_pmi(student, [e.written for e in of(prompts)], completion_ids)
+
+    def agreement(prompts, completions, **_):
+        return rewards.agreement(embed, completions, [e.row.completion for e in of(prompts)])
+
+    def length(prompts, completion_ids, **_):
+        return [
+            rewards.length(len(ids), len(e.completion_ids), ids[-1] == eos)
+            for ids, e in zip(completion_ids, of(prompts), strict=True)
+        ]
+
+    def repetition(completion_ids, **_):
+        return [rewards.repetition(ids) for ids in completion_ids]
+
+    return {f.__name__: f for f in (teacher_pmi, agreement, length, repetition)}
+
+
+def weighted(functions: dict[str, Callable], settings: Rba) -> tuple[list[Callable], list[float]]:
+    """The reward functions and their weights, in the same order."""
+    weights = settings.reward_weights.model_dump()
+    return [functions[name] for name in weights], list(weights.values())

@@ -1,0 +1,50 @@
+"""Rewards of an answer: plain functions of one example and one answer, summed with the weights of params.yaml."""
+
+from collections.abc import Callable
+
+import torch
+
+from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.student import Student
+from speech_rba.training.store import pad_right, token_logps
+
+
+def teacher_pmi(student: Student, written: list[SoftTokens], completions: list[list[int]]) -> list[float]:
+    """Pointwise mutual information of answer and query under the teacher, a token, in nats.
+
+    log p(answer | query) - log p(answer | no query): an answer that fits any query ("I'm here to help") gains
+    nothing. Call it with the adapter switched off when student and teacher share weights.
+    """
+    nothing = student.read([""])
+    with_query = sequence_logps(student, written, completions)
+    without = sequence_logps(student, nothing * len(completions), completions)
+    lengths = torch.tensor([len(c) for c in completions])
+    return ((with_query - without) / lengths).tolist()
+
+
+@torch.no_grad()
+def sequence_logps(student: Student, prompts: list[SoftTokens], completions: list[list[int]]) -> torch.Tensor:
+    """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
+    unique = list({id(p): p for p in prompts}.values())
+    place = {id(p): i for i, p in enumerate(unique)}
+    ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
+    logits = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
+    return (token_logps(logits, ids) * mask).sum(1)
+
+
+def agreement(embed: Callable[[list[str]], torch.Tensor], responses: list[str], references: list[str]) -> list[float]:
+    """Cosine of each response's sentence embedding with the teacher's answer, -1 to 1."""
+    return (embed(responses) * embed(references)).sum(-1).tolist()
+
+
+def length(num_tokens: int, num_reference_tokens: int, ended: bool) -> float:
+    """0 for an answer that ends and is no longer than twice the teacher's; down to -1 above that; -1 if cut off."""
+    if not ended:
+        return -1.0
+    return -min(1.0, max(0.0, num_tokens / max(1, num_reference_tokens) - 2))
+
+
+def repetition(tokens: list[int]) -> float:
+    """Minus the share of 3-grams that occurred before, 0 to -1."""
+    grams = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
+    return len(set(grams)) / len(grams) - 1 if grams else 0.0

@@ -1,0 +1,28 @@
+"""Supervised fine-tuning: cross-entropy on the teacher's answers (sequence-level distillation)."""
+
+import torch
+from transformers import Trainer
+
+from speech_rba.training.store import Example, pad_right, token_logps
+
+
+class SftTrainer(Trainer):
+    """transformers' Trainer over examples whose prompts are soft tokens."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        mask = inputs["completion_mask_BC"]
+        logps = token_logps(model(**inputs), inputs["completion_ids_BC"])
+        loss = -(logps * mask).sum() / mask.sum()
+        return (loss, {}) if return_outputs else loss
+
+
+def collate(examples: list[Example]) -> dict:
+    """The student's arguments for a batch: one prompt and one completion an example."""
+    completions = [e.completion_ids for e in examples]
+    ids, mask = pad_right(completions, completions[0][-1])
+    return {
+        "prompts": [e.spoken for e in examples],
+        "owners_B": torch.arange(len(examples)),
+        "completion_ids_BC": ids,
+        "completion_mask_BC": mask,
+    }
