@@ -4,6 +4,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := $(CURDIR)
+export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
 
 .PHONY: run test smoke lock help

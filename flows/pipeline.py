@@ -83,7 +83,7 @@ def wait_until_recorded(futures: Iterable[PrefectFuture]) -> None:
         for future in futures:
             while time.monotonic() < deadline:
                 with suppress(ObjectNotFound):
-                    if client.read_task_run(future.task_run_id).state.id == future.state.id:
+                    if client.read_task_run(future.task_run_id).state_id == future.state.id:
                         break
                 time.sleep(0.1)
 
@@ -155,6 +155,10 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
 
 def main() -> None:
     """Runs the pipeline and says what to do next; exits 1 with the reason if it failed."""
+    try:
+        stages.check_project()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     with temporary_settings({PREFECT_API_URL: serve()}):
         state = pipeline(return_state=True)
     if not state.is_completed():

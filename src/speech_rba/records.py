@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
+
 Split = Literal["train", "validation", "test"]
 
 

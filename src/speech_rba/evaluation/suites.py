@@ -6,9 +6,9 @@ from pathlib import Path
 
 from speech_rba.data.audio import read_audio
 from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.heard import load_spoken
 from speech_rba.model.student import Student
-from speech_rba.records import Clip, Question, Row, read_jsonl
-from speech_rba.training.store import SUITE, load_spoken
+from speech_rba.records import ALIGNMENT, Clip, Feature, Question, Row, read_jsonl
 
 MAX_HEARD_TOKENS = 48
 
@@ -45,9 +45,8 @@ def load_items(
         raise ValueError(f"suites with questions.jsonl must lie under {data}/suites to be voiced: {', '.join(missing)}")
     reference = {r.id: r.completion for r in read_jsonl(rows / "rows.jsonl", Row)}
     answers = {q.id: tuple(q.answers) for s in wanted for q in read_jsonl(known[s] / "questions.jsonl", Question)}
-    clips = [
-        c for c in read_jsonl(validation / "accepted.jsonl", Clip) if c.split == "test" and c.suite in wanted | {SUITE}
-    ]
+    accepted = read_jsonl(validation / "accepted.jsonl", Clip)
+    clips = [c for c in accepted if c.split == "test" and c.suite in wanted | {ALIGNMENT}]
     spoken = load_spoken(student, features, clips)
     heard = heard_texts(features)
     items = [
@@ -63,8 +62,6 @@ def load_items(
 
 def heard_texts(features: Path) -> dict[str, str]:
     """The 1-best transcript by clip id."""
-    from speech_rba.records import Feature
-
     return {f.clip_id: f.heard for f in read_jsonl(features / "table.jsonl", Feature)}
 
 

@@ -3,3 +3,7 @@
 Shape letters: B batch, T prompt positions, C completion positions, K alternatives a position, D the language
 model's width, H the audio tower's width, V the language model's vocabulary.
 """
+
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # a bar for each of a dozen loads hides the bars of the long work

@@ -7,6 +7,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from speech_rba.model.audio_tower import Heard
+from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.student import Student
+from speech_rba.records import Clip, Feature, read_jsonl
 
 
 def save_heard(path: Path, heard: list[Heard]) -> None:
@@ -28,7 +31,7 @@ def save_heard(path: Path, heard: list[Heard]) -> None:
 def load_heard(path: Path, rows: list[int]) -> list[Heard]:
     """The clips at these places of the file, in this order."""
     with safe_open(path, "pt") as file:
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a dict
+        arrays = {key: file.get_tensor(key) for key in file}
     ends = [0, *arrays["ends"].tolist()]
     spans = [slice(ends[row], ends[row + 1]) for row in rows]
     return [
@@ -41,3 +44,10 @@ def load_heard(path: Path, rows: list[int]) -> list[Heard]:
         )
         for row, span in zip(rows, spans, strict=True)
     ]
+
+
+def load_spoken(student: Student, features: Path, clips: list[Clip]) -> list[SoftTokens]:
+    """Soft tokens of these clips, from what the features stage heard."""
+    place = {f.clip_id: i for i, f in enumerate(read_jsonl(features / "table.jsonl", Feature))}
+    heard = load_heard(features / "heard.safetensors", [place[c.id] for c in clips])
+    return [student.bridge.cross(h, student.config.top_k, student.config.temperature) for h in heard]

@@ -15,12 +15,12 @@ from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.model.answer import load_student
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
+from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
+from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
-from speech_rba.synthesis.filters import spoken as whole_sentences
-from speech_rba.training.rewards import sequence_logps
 
 
 def run(
@@ -114,7 +114,7 @@ def score(teacher: Student, embed, system: str, items: list[Item], responses: li
 def teacher_logp(teacher: Student, prompts: list[str], responses: list[str]) -> list[float]:
     """Mean log-probability a token, in nats, of each response under the teacher that reads the prompt."""
     eos = teacher.tokenizer.eos_token_id
-    ids = [teacher.tokenizer(r, add_special_tokens=False).input_ids + [eos] for r in responses]
+    ids = [[*teacher.tokenizer(r, add_special_tokens=False).input_ids, eos] for r in responses]
     totals = sequence_logps(teacher, teacher.read(prompts), ids)
     return (totals / torch.tensor([len(i) for i in ids])).tolist()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from speech_rba.model.language import load_language_model, load_tokenizer
+from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params, Synthesize
 from speech_rba.records import Message, Record, Rejected, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault, spoken
+from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault
 from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, template_hash, write
 
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
@@ -64,7 +65,7 @@ def run(params: Params, data: Path, out: Path) -> None:
         bar.close()
         if kept < wanted:
             raise ValueError(
-                f"{MAX_ROUNDS} rounds gave {kept} of {wanted} {task}s: lower synthesize.num_{task}s or loosen its filters"
+                f"{MAX_ROUNDS} rounds gave {kept} of {wanted} {task}s: lower synthesize.num_{task}s, loosen its filters"
             )
     report = {
         "kept": len(rows),
@@ -122,7 +123,7 @@ def fault(candidate: Candidate, settings: Synthesize, duplicates: NearDuplicates
     """The first rule that the candidate breaks."""
     return (
         query_fault(candidate.prompt, candidate.prompt_finished, settings.min_words, settings.max_words)
-        or completion_fault(spoken(candidate.completion, candidate.completion_finished))
+        or completion_fault(whole_sentences(candidate.completion, candidate.completion_finished))
         or duplicates.add(candidate.prompt)
     )
 
@@ -139,7 +140,7 @@ def accepted(candidate: Candidate, params: Params) -> Row:
     split = "test" if place < settings.test_share else "train"
     if settings.test_share <= place < settings.test_share + settings.validation_share:
         split = "validation"
-    completion = spoken(candidate.completion, candidate.completion_finished)
+    completion = whole_sentences(candidate.completion, candidate.completion_finished)
     return Row(
         id=f"{candidate.task[0]}-{digest[:6].hex()}",
         task=candidate.task,

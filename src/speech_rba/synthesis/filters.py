@@ -5,9 +5,11 @@ import re
 from datasketch import MinHash, MinHashLSH
 
 SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.'?!\-]+")
-ENGLISH = frozenset(
-    ["the", "a", "an", "is", "are", "was", "were", "be", "do", "does", "did", "can", "could", "would", "should", "will", "i", "you", "we", "he", "she", "it", "they", "my", "your", "our", "this", "that", "what", "which", "who", "when", "where", "why", "how", "of", "in", "on", "to", "for", "from", "with", "about", "at", "by", "and", "or", "not", "me", "some", "any"]
+FUNCTION_WORDS = (
+    "the a an is are was were be do does did can could would should will i you we he she it they my your our this "
+    "that what which who when where why how of in on to for from with about at by and or not me some any"
 )
+ENGLISH = frozenset(FUNCTION_WORDS.split())
 NUM_PERMUTATIONS = 64
 
 
@@ -32,15 +34,6 @@ def completion_fault(text: str) -> str | None:
         return "no_completion"
     runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     return "looping" if len(set(runs)) < len(runs) else None
-
-
-def spoken(text: str, finished: bool) -> str:
-    """The whole sentences of an answer that the token limit may have cut; empty if none ended."""
-    text = " ".join(text.split())
-    if finished:
-        return text
-    ends = [m.end() for m in re.finditer(r"[.!?](?=\s|$)", text)]
-    return text[: ends[-1]] if ends else ""
 
 
 class NearDuplicates:

@@ -11,10 +11,11 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
+from speech_rba.model.logps import token_logps
 from speech_rba.model.student import Student
 from speech_rba.params import Rba
 from speech_rba.training import rewards
-from speech_rba.training.store import Example, token_logps
+from speech_rba.training.store import Example
 
 
 class RbaTrainer(GRPOTrainer):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 
 from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
-from speech_rba.training.store import pad_right, token_logps
 
 
 def teacher_pmi(student: Student, written: list[SoftTokens], completions: list[list[int]]) -> list[float]:
@@ -20,16 +20,6 @@ def teacher_pmi(student: Student, written: list[SoftTokens], completions: list[l
     without = sequence_logps(student, nothing * len(completions), completions)
     lengths = torch.tensor([len(c) for c in completions])
     return ((with_query - without) / lengths).tolist()
-
-
-@torch.no_grad()
-def sequence_logps(student: Student, prompts: list[SoftTokens], completions: list[list[int]]) -> torch.Tensor:
-    """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
-    unique = list({id(p): p for p in prompts}.values())
-    place = {id(p): i for i, p in enumerate(unique)}
-    ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
-    logits = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
-    return (token_logps(logits, ids) * mask).sum(1)
 
 
 def agreement(embed: Callable[[list[str]], torch.Tensor], responses: list[str], references: list[str]) -> list[float]:

@@ -3,7 +3,8 @@
 import torch
 from transformers import Trainer
 
-from speech_rba.training.store import Example, pad_right, token_logps
+from speech_rba.model.logps import pad_right, token_logps
+from speech_rba.training.store import Example
 
 
 class SftTrainer(Trainer):

@@ -1,0 +1,29 @@
+"""Log-probabilities of given completions."""
+
+import torch
+
+from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.student import Student
+
+
+def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Completions as one (B, C) and its mask (B, C)."""
+    length = max(len(i) for i in ids)
+    mask = torch.tensor([[1] * len(i) + [0] * (length - len(i)) for i in ids])
+    return torch.tensor([i + [pad] * (length - len(i)) for i in ids]), mask
+
+
+def token_logps(logits_BCV: torch.Tensor, ids_BC: torch.Tensor) -> torch.Tensor:
+    """The log-probability (B, C) of each of `ids_BC`."""
+    chosen = logits_BCV.gather(-1, ids_BC[..., None])[..., 0]
+    return chosen - logits_BCV.logsumexp(-1)
+
+
+@torch.no_grad()
+def sequence_logps(student: Student, prompts: list[SoftTokens], completions: list[list[int]]) -> torch.Tensor:
+    """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
+    unique = list({id(p): p for p in prompts}.values())
+    place = {id(p): i for i, p in enumerate(unique)}
+    ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
+    logits = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
+    return (token_logps(logits, ids) * mask).sum(1)

@@ -1,0 +1,41 @@
+"""Parts that many tests share: the real student, and what it heard in real speech."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["SPEECH_RBA_CACHE"] = str(Path("work/converted").resolve())
+# tests that start dvc or `python` mean this interpreter's
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def student():
+    """The default student, untrained, that looks at one alternative a position."""
+    from speech_rba.model.student import Student, StudentConfig
+    from speech_rba.params import load_params
+
+    assets = load_params(Path(__file__).parents[1] / "params.yaml").assets
+    config = StudentConfig(assets.language_model, assets.audio_tower, 384, system_prompt=assets.system_prompt, top_k=1)
+    return Student(config).eval()
+
+
+@pytest.fixture(scope="session")
+def questions():
+    from speech_rba.records import Question, read_jsonl
+
+    path = Path(__file__).parents[1] / "data/suites/spoken_qa/questions.jsonl"
+    return [q.prompt for q in read_jsonl(path, Question)]
+
+
+@pytest.fixture(scope="session")
+def heard(student, questions):
+    """What the audio tower heard in 50 questions spoken by the neural voice, with 8 alternatives a position."""
+    from speech_rba.model.audio_tower import hear
+    from speech_rba.synthesis.voices import speak
+
+    clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions[:50]]
+    return hear(student.audio_tower, clips, top_k=8, max_tokens=48)

@@ -1,0 +1,50 @@
+"""Sampling: greedy equals transformers' own, rows that end early change nothing for the others."""
+
+import pytest
+import torch
+
+from speech_rba.model.generation import generate, sample
+from speech_rba.model.language import embed
+
+PROMPTS = ("The capital of France is", "One, two, three,", "Water is made of hydrogen and")
+
+
+def test_greedy_equals_transformers_generate(student):
+    model, tokenizer = student.language_model, student.tokenizer
+    ids = [tokenizer(p).input_ids for p in PROMPTS]
+    sampling = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "eos_token_id": 2, "seed": 0}
+    found = generate(model, [embed(model, i) for i in ids], prefix=embed(model, []), batch_size=3, **sampling)
+    for prompt, tokens in zip(ids, found, strict=True):
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=2)
+        assert tokens == out[0, len(prompt) :].tolist()
+
+
+def test_a_row_that_ends_leaves_the_others_unchanged(student):
+    model, tokenizer = student.language_model, student.tokenizer
+    ids = [tokenizer(p).input_ids for p in PROMPTS]
+    sampling = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 3}
+    prompts = [embed(model, i) for i in ids]
+    whole = generate(model, prompts, prefix=embed(model, []), eos_token_id=2, **sampling)
+    stop = whole[0][3]  # as if the first row's fourth token were the end
+    cut = generate(model, prompts, prefix=embed(model, []), eos_token_id=stop, **sampling)
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in whole]
+    assert cut == expected
+
+
+def test_groups_of_one_prompt_stand_together_and_differ(student):
+    model, tokenizer = student.language_model, student.tokenizer
+    prompts = [embed(model, tokenizer(p).input_ids) for p in PROMPTS]
+    sampling = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "eos_token_id": 2, "batch_size": 12}
+    found = generate(model, prompts, prefix=embed(model, []), seed=1, num_generations=4, **sampling)
+    again = generate(model, prompts, prefix=embed(model, []), seed=1, num_generations=4, **sampling)
+    assert found == again and len(found) == 12
+    assert len({tuple(row) for row in found[:4]}) > 1
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_sampled_shares_match_the_distribution(top_p):
+    logits = torch.tensor([0.6, 0.3, 0.1]).log().expand(20_000, 3)
+    tokens = sample(logits, 1.0, top_p, torch.Generator().manual_seed(0))
+    shares = (torch.bincount(tokens, minlength=3) / len(tokens)).tolist()
+    expected = [0.6, 0.3, 0.1] if top_p == 1 else [2 / 3, 1 / 3, 0.0]  # the nucleus is the first two
+    assert shares == pytest.approx(expected, abs=0.02)

@@ -1,0 +1,101 @@
+"""The student on real weights: with one alternative it is the cascade, and its batches do not mix prompts."""
+
+import torch
+
+from speech_rba.model.bridge import hard_tokens
+from speech_rba.model.logps import pad_right, token_logps
+from speech_rba.model.student import Student, StudentConfig
+
+GREEDY = {"max_new_tokens": 16, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
+
+
+def test_with_one_alternative_the_student_answers_as_the_language_model_given_the_bridged_ids(student, heard):
+    soft = [student.bridge.cross(h, top_k=1, temperature=1.0) for h in heard]
+    model, tokenizer = student.language_model, student.tokenizer
+    answers = student.answer(soft, **GREEDY)
+    for prompt, answer in zip(soft, answers, strict=True):
+        ids = [*student.prefix_ids, *prompt.ids[:, 0].tolist(), *student.suffix_ids]
+        out = model.generate(
+            torch.tensor([ids]), max_new_tokens=16, do_sample=False, eos_token_id=tokenizer.eos_token_id
+        )
+        assert answer == out[0, len(ids) :].tolist()
+
+
+def test_what_was_heard_is_what_was_said(student, heard, questions):
+    from speech_rba.data.measures import word_error_rate
+
+    texts = [student.audio_tower.text(h.token_ids.tolist()) for h in heard]
+    assert word_error_rate(questions[:50], texts) < 0.1
+
+
+def test_bridged_ids_spell_the_transcript(student, heard):
+    for h in heard:
+        soft = student.bridge.cross(h, top_k=8, temperature=1.0)
+        best = soft.ids[:, 0].tolist()
+        assert student.tokenizer.decode(best) == student.audio_tower.text(h.token_ids.tolist())
+
+
+def test_weights_of_a_position_sum_to_one_and_a_low_temperature_leaves_the_best(student, heard):
+    soft = student.bridge.cross(heard[0], top_k=8, temperature=1.0)
+    assert torch.allclose(soft.weights.sum(1), torch.ones(len(soft)))
+    sharp = student.bridge.cross(heard[0], top_k=8, temperature=0.01)
+    assert torch.allclose(sharp.weights[:, 0], torch.ones(len(sharp)))
+
+
+def logps(student: Student, prompts, owners, completions):
+    ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
+    return token_logps(student(prompts, torch.tensor(owners), ids, mask), ids) * mask
+
+
+@torch.no_grad()
+def test_logps_of_a_batch_equal_those_of_one_plain_sequence_each(student, heard):
+    prompts = [student.bridge.cross(h, top_k=1, temperature=1.0) for h in heard[:3]]
+    completions = [
+        student.tokenizer(t).input_ids for t in ("Paris.", "It is a large river.", "Yes", "I do not know it.")
+    ]
+    owners = [0, 2, 1, 2]
+    found = logps(student, prompts, owners, completions)
+    for row, (owner, completion) in enumerate(zip(owners, completions, strict=True)):
+        ids = [*student.prefix_ids, *prompts[owner].ids[:, 0].tolist(), *student.suffix_ids, *completion]
+        plain = token_logps(student.language_model(torch.tensor([ids])).logits[:, :-1], torch.tensor([ids[1:]]))
+        assert torch.allclose(found[row, : len(completion)], plain[0, -len(completion) :], atol=1e-3)
+
+
+@torch.no_grad()
+def test_another_clip_changes_the_logps(student, heard):
+    first, second = (student.bridge.cross(h, top_k=8, temperature=1.0) for h in heard[:2])
+    completion = [student.tokenizer("Paris.").input_ids]
+    assert not torch.allclose(
+        logps(student, [first], [0], completion), logps(student, [second], [0], completion), atol=0.1
+    )
+
+
+def test_gradients_with_shared_prompts_equal_those_without(student, heard):
+    soft = student.bridge.cross(heard[0], top_k=8, temperature=1.0)
+    completions = [student.tokenizer(t).input_ids for t in ("Paris.", "It is a large river.")]
+    weight = student.multi_modal_projector.weight
+
+    def gradient(prompts, owners):
+        (found,) = torch.autograd.grad(logps(student, prompts, owners, completions).sum(), weight)
+        return found
+
+    shared, apart = gradient([soft], [0, 0]), gradient([soft, soft], [0, 1])
+    assert shared.norm() > 0
+    assert (shared - apart).norm() / apart.norm() < 1e-4
+
+
+def test_a_saved_student_comes_back_and_holds_only_what_is_its_own(student, heard, tmp_path):
+    with torch.no_grad():
+        student.multi_modal_projector.weight.fill_(0.01)
+    student.save_pretrained(tmp_path)
+    with torch.no_grad():
+        student.multi_modal_projector.weight.zero_()
+    again = Student.from_pretrained(tmp_path)
+    assert again.multi_modal_projector.weight.unique().tolist() == [torch.tensor(0.01).item()]
+    assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 2_000_000
+    assert isinstance(again.config, StudentConfig) and again.config.top_k == 1
+
+
+def test_silence_is_heard_as_no_words_and_can_still_be_answered(student):
+    answers = student.answer([hard_tokens([], 384)], **GREEDY)
+    assert len(answers[0]) > 0

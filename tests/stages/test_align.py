@@ -1,0 +1,102 @@
+"""Alignment on real parts: both methods train, and a killed run reaches the weights of an uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from speech_rba.model.heard import save_heard
+from speech_rba.records import Clip, Feature, Message, Row, Sampling, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+NUM_ROWS = 6
+
+
+@pytest.fixture
+def project(tmp_path, student, heard, questions):
+    """A folder with what the align stage reads: six accepted clips, what was heard in them, the base student."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["align"].update(save_steps=1, per_device_train_batch_size=2, max_completion_tokens=6, lora_r=2)
+    values["align"]["sft"]["max_steps"] = 2
+    values["align"]["rba"].update(warm_start_steps=1, max_steps=2, num_generations=2)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    rows, clips, features = [], [], []
+    for i, question in enumerate(questions[:NUM_ROWS]):
+        answer = f"The answer is number {i}."
+        messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
+        sampling = Sampling(temperature=1, top_p=1, max_new_tokens=8)
+        rows.append(Row(id=f"r{i}", task="question", split="train", messages=messages, prompt=question,
+                        completion=answer, teacher="t", template_hash="h", sampling=sampling, seed=0))  # fmt: skip
+        clips.append(Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="train", path=f"clips/c{i}.flac",
+                          transcript=question, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0,
+                          level_db=-20, condition="clean", snr_db=None, rt60_s=None, seed=0, duration_s=2,
+                          sha256=""))  # fmt: skip
+        features.append(Feature(clip_id=f"c{i}", duration_s=2, rms_db=-20, peak=0.5, clipped_share=0, silence_share=0,
+                                words_per_s=3, heard=question, wer=0, mean_logprob=0))  # fmt: skip
+    for name in ("synthesize", "features", "validate", "gate", "base"):
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+    write_jsonl(tmp_path / "artifacts/synthesize/rows.jsonl", rows)
+    write_jsonl(tmp_path / "artifacts/features/table.jsonl", features)
+    write_jsonl(tmp_path / "artifacts/validate/accepted.jsonl", clips)
+    save_heard(tmp_path / "artifacts/features/heard.safetensors", heard[:NUM_ROWS])
+    (tmp_path / "artifacts/gate/gate.json").write_text('{"passed": true}')
+    student.save_pretrained(tmp_path / "artifacts/base")
+    return tmp_path
+
+
+def start(project: Path, method: str, out: str) -> subprocess.Popen:
+    names = {"rows": "synthesize", "features": "features", "validation": "validate", "gate": "gate", "base": "base"}
+    paths = [word for flag, name in names.items() for word in (f"--{flag}", f"artifacts/{name}")]
+    command = [sys.executable, "-m", "speech_rba.stages.align", "--method", method, *paths, "--out", out]
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def test_sft_learns_from_every_step(project):
+    finish(start(project, "sft", "out"))
+    log = [json.loads(line) for line in (project / "out/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2] and all(row["loss"] > 0 for row in log)
+    weights = load_file(project / "out/adapter_model.safetensors")
+    assert any("multi_modal_projector" in name for name in weights)
+    assert sum(w.abs().sum() for name, w in weights.items() if "lora_B" in name) > 0
+
+
+def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run(project):
+    finish(start(project, "rba", "whole"))
+    work = next((project / "work/align").iterdir())
+    os.rename(work, project / "kept")
+    process = start(project, "rba", "resumed")
+    deadline = time.monotonic() + 200
+    while not list(project.glob("work/align/*/rba/checkpoint-1/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (project / "resumed").exists()
+    finish(start(project, "rba", "resumed"))
+    whole, resumed = (load_file(project / out / "adapter_model.safetensors") for out in ("whole", "resumed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    steps = [(r["phase"], r["step"]) for r in map(json.loads, (project / "resumed/log.jsonl").read_text().splitlines())]
+    assert steps == [("sft", 1), ("rba", 1), ("rba", 2)]
+
+
+def test_a_gate_that_has_not_passed_stops_alignment(project):
+    (project / "artifacts/gate/gate.json").write_text('{"passed": false}')
+    process = start(project, "sft", "out")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "has not passed" in output
+    assert not (project / "out").exists()

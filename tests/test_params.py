@@ -1,0 +1,41 @@
+"""params.yaml: every key is known, typed and needed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speech_rba.params import apply_overlay, load_params
+
+ROOT = Path(__file__).parents[1]
+
+
+def changed(tmp_path, change) -> Path:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    change(values)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_the_projects_own_parameters_are_valid():
+    assert load_params(ROOT / "params.yaml").align.rba.num_generations >= 2
+
+
+def test_a_typo_a_wrong_type_and_a_missing_key_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"voice\.sede"):
+        load_params(changed(tmp_path, lambda v: v["voice"].update(sede=1)))
+    with pytest.raises(ValueError, match=r"align.learning_rate.*got '4e-4'"):
+        load_params(changed(tmp_path, lambda v: v["align"].update(learning_rate="4e-4")))
+    with pytest.raises(ValueError, match=r"gate\.min_train_clips"):
+        load_params(changed(tmp_path, lambda v: v["gate"].pop("min_train_clips")))
+
+
+def test_the_smoke_overlay_applies_and_an_unknown_key_in_one_does_not(tmp_path):
+    path = changed(tmp_path, lambda v: None)
+    apply_overlay(ROOT / "params.smoke.yaml", path)
+    assert load_params(path).synthesize.num_instructions == 40
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("align: {sft: {max_stepz: 1}}")
+    with pytest.raises(ValueError, match=r"unknown parameter align.sft.max_stepz"):
+        apply_overlay(overlay, path)

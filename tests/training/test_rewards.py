@@ -1,0 +1,42 @@
+"""Rewards against numbers worked by hand."""
+
+import pytest
+import torch
+
+from speech_rba.model.logps import sequence_logps
+from speech_rba.training import rewards
+
+
+def test_length_is_free_up_to_twice_the_teachers_answer():
+    assert rewards.length(20, 10, ended=True) == 0
+    assert rewards.length(25, 10, ended=True) == -0.5  # 2.5 times: half a length too long
+    assert rewards.length(90, 10, ended=True) == -1
+    assert rewards.length(5, 10, ended=False) == -1
+
+
+def test_repetition_counts_three_grams_that_come_back():
+    assert rewards.repetition([1, 2, 3, 4, 5]) == 0
+    assert rewards.repetition([1, 2, 3, 1, 2, 3]) == -0.25  # 123 231 312 123: one of four again
+    assert rewards.repetition([7]) == 0
+
+
+def test_agreement_is_the_cosine_of_each_pair():
+    vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [0.6, 0.8]}
+    embed = lambda texts: torch.tensor([vectors[t] for t in texts])  # noqa: E731
+    assert rewards.agreement(embed, ["a", "a", "b"], ["a", "b", "c"]) == pytest.approx([1, 0, 0.8])
+
+
+def test_pmi_prefers_the_answer_to_the_bland_one(student):
+    (query,) = student.read(["What is the capital of France?"])
+    texts = ("The capital of France is Paris.", "I am here to help.")
+    ids = [[*student.tokenizer(t).input_ids, 2] for t in texts]
+    right, bland = rewards.teacher_pmi(student, [query, query], ids)
+    assert right > bland + 0.5
+
+
+def test_sequence_logps_do_not_depend_on_the_batch(student):
+    prompts = student.read(["What is the capital of France?", "Who are you?"])
+    ids = [student.tokenizer("Paris.").input_ids, student.tokenizer("I am an assistant made to help.").input_ids]
+    together = sequence_logps(student, prompts, ids)
+    alone = [sequence_logps(student, [p], [i]).item() for p, i in zip(prompts, ids, strict=True)]
+    assert together.tolist() == pytest.approx(alone, abs=1e-2)
