@@ -100,7 +100,7 @@ def run_stage(name: str, timeout_s: float | None, log: Callable[[str], None]) ->
     Raises:
         StageError: it failed, or did not end in `timeout_s` seconds and was killed.
     """
-    process = start([sys.executable, "-m", "dvc", "repro", "--single-item", name])
+    process = start([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name])
     timer = threading.Timer(timeout_s or threading.TIMEOUT_MAX, stop, [process])
     timer.start()
     last, outcome, began = deque(maxlen=8), "Completed", time.monotonic()

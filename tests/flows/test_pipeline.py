@@ -114,6 +114,7 @@ def test_nothing_follows_a_stage_that_failed(toy, server):
     assert flow.returncode == 1
     last = output[output.index("error: middle@x exited with") :]
     assert "error: no luck today" in last and "failed to reproduce 'middle@x'" in last
+    assert "Task run 'last' - Finished in state NotReady" in output
     assert "last" not in Path("runs.txt").read_text().split()
 
 

@@ -93,7 +93,7 @@ def test_a_saved_student_comes_back_and_holds_only_what_is_its_own(student, hear
     again = Student.from_pretrained(tmp_path)
     assert again.multi_modal_projector.weight.unique().tolist() == [torch.tensor(0.01).item()]
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 2_000_000
-    assert isinstance(again.config, StudentConfig) and again.config.top_k == 1
+    assert isinstance(again.config, StudentConfig) and again.config.soft_top_k == 1
 
 
 def test_silence_is_heard_as_no_words_and_can_still_be_answered(student):

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from speech_rba.model.audio_tower import Heard
 from speech_rba.model.bridge import SoftTokens
@@ -30,8 +29,7 @@ def save_heard(path: Path, heard: list[Heard]) -> None:
 
 def load_heard(path: Path, rows: list[int]) -> list[Heard]:
     """The clips at these places of the file, in this order."""
-    with safe_open(path, "pt") as file:
-        arrays = {key: file.get_tensor(key) for key in file}
+    arrays = load_file(path)
     ends = [0, *arrays["ends"].tolist()]
     spans = [slice(ends[row], ends[row + 1]) for row in rows]
     return [
@@ -50,4 +48,4 @@ def load_spoken(student: Student, features: Path, clips: list[Clip]) -> list[Sof
     """Soft tokens of these clips, from what the features stage heard."""
     place = {f.clip_id: i for i, f in enumerate(read_jsonl(features / "table.jsonl", Feature))}
     heard = load_heard(features / "heard.safetensors", [place[c.id] for c in clips])
-    return [student.bridge.cross(h, student.config.top_k, student.config.temperature) for h in heard]
+    return [student.bridge.cross(h, student.config.soft_top_k, student.config.soft_temperature) for h in heard]

@@ -24,11 +24,11 @@ class StudentConfig(PreTrainedConfig):
     model_type = "speech_rba"
 
     def __init__(
-        self, language_model="", audio_tower="", audio_width=0, system_prompt="", top_k=1, temperature=1.0, **kwargs
+        self, language_model="", audio_tower="", audio_width=0, system_prompt="", soft_top_k=1, soft_temperature=1.0, **kwargs
     ):
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt = system_prompt
-        self.top_k, self.temperature = top_k, temperature
+        self.soft_top_k, self.soft_temperature = soft_top_k, soft_temperature
         super().__init__(**kwargs)
 
 
@@ -43,6 +43,7 @@ class Student(PreTrainedModel):
         self.language_model = load_language_model(config.language_model)
         self.multi_modal_projector = nn.Linear(config.audio_width, self.language_model.config.hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
+        self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
         self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
         self.generation_config = self.language_model.generation_config
 
@@ -57,8 +58,8 @@ class Student(PreTrainedModel):
 
     def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str]]:
         """Soft tokens and 1-best transcript of each clip (float32, 16 kHz mono)."""
-        heard = hear(self.audio_tower, clips, top_k=self.config.top_k, max_tokens=max_tokens)
-        soft = [self.bridge.cross(h, self.config.top_k, self.config.temperature) for h in heard]
+        heard = hear(self.audio_tower, clips, top_k=self.config.soft_top_k, max_tokens=max_tokens)
+        soft = [self.bridge.cross(h, self.config.soft_top_k, self.config.soft_temperature) for h in heard]
         return soft, [self.audio_tower.text(h.token_ids.tolist()) for h in heard]
 
     def read(self, prompts: list[str]) -> list[SoftTokens]:
@@ -73,7 +74,9 @@ class Student(PreTrainedModel):
         embeds = []
         for p in prompts:
             mixed = (table[p.ids.to(table.device)] * p.weights.to(table)[..., None]).sum(1)
-            embeds.append(torch.cat([mixed + self.multi_modal_projector(p.hidden.to(table)), suffix]))
+            # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
+            hidden = torch.nn.functional.layer_norm(p.hidden.to(table), p.hidden.shape[1:]) * self.embedding_rms
+            embeds.append(torch.cat([mixed + self.multi_modal_projector(hidden), suffix]))
         return embeds
 
     def forward(

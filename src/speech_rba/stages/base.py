@@ -16,8 +16,8 @@ def run(params: Params, out: Path) -> None:
         audio_tower=assets.audio_tower,
         audio_width=load_audio_tower(assets.audio_tower).model.config.d_model,
         system_prompt=assets.system_prompt,
-        top_k=params.base.top_k,
-        temperature=params.base.temperature,
+        soft_top_k=params.base.top_k,
+        soft_temperature=params.base.temperature,
     )
     with publish(out) as folder:
         Student(config).save_pretrained(folder)
