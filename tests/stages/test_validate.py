@@ -161,6 +161,13 @@ def test_missing_changed_and_empty_files_are_unreadable(world):
     assert failed(report) == set()
 
 
+def test_a_file_with_a_header_but_no_sound_is_unreadable(world):
+    path = world.folder / "voice/clips/empty.wav"
+    soundfile.write(path, SOUND["nothing"], 16000)
+    made = {"path": "clips/empty.wav", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert not validate.readable(world.folder / "voice", world.clips[0].model_copy(update=made))
+
+
 @pytest.mark.parametrize("path", ["../secret.flac", "/etc/passwd", "clips/../../secret.flac"])
 def test_a_path_out_of_the_voice_folder_is_refused(world, path):
     world.clips[3] = world.clips[3].model_copy(update={"path": path})
