@@ -19,7 +19,9 @@ def student():
     from speech_rba.params import load_params
 
     assets = load_params(Path(__file__).parents[1] / "params.yaml").assets
-    config = StudentConfig(assets.language_model, assets.audio_tower, 384, system_prompt=assets.system_prompt, soft_top_k=1)
+    config = StudentConfig(
+        assets.language_model, assets.audio_tower, 384, system_prompt=assets.system_prompt, soft_top_k=1
+    )
     return Student(config).eval()
 
 

@@ -24,7 +24,14 @@ class StudentConfig(PreTrainedConfig):
     model_type = "speech_rba"
 
     def __init__(
-        self, language_model="", audio_tower="", audio_width=0, system_prompt="", soft_top_k=1, soft_temperature=1.0, **kwargs
+        self,
+        language_model="",
+        audio_tower="",
+        audio_width=0,
+        system_prompt="",
+        soft_top_k=1,
+        soft_temperature=1.0,
+        **kwargs,
     ):
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt = system_prompt

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -162,7 +163,11 @@ def resume(trainer: Trainer, log: Log, phase: str, steps: int) -> None:
         return
     folder = Path(trainer.args.output_dir)
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
-    log.begin(phase, int(last.rsplit("-", 1)[1]) if last else 0)
+    done = int(last.rsplit("-", 1)[1]) if last else 0
+    if done >= steps:  # the trainer would take one step more
+        set_peft_model_state_dict(trainer.model, load_file(Path(last) / "adapter_model.safetensors"))
+        return
+    log.begin(phase, done)
     trainer.train(resume_from_checkpoint=last)
 
 
