@@ -32,7 +32,7 @@ class StudentConfig(PreTrainedConfig):
         soft_top_k=1,
         soft_temperature=1.0,
         **kwargs,
-    ):
+    ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt = system_prompt
         self.soft_top_k, self.soft_temperature = soft_top_k, soft_temperature

@@ -45,7 +45,7 @@ def run(
         train_rba(model, examples, params, work / "rba", log)
         num_samples += params.align.rba.max_steps * rba_batch(params)
     with publish(out) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, selected_adapters=["default"])  # not TRL's copy of the reference
         shutil.copy(work / "log.jsonl", folder / "log.jsonl")
         summary = {
             "method": method,
