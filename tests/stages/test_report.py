@@ -245,7 +245,7 @@ def test_page_without_rba(artifacts, tmp_path):
 def test_headline_says_what_the_intervals_say():
     item = {"suite": "spoken_qa", "metric": "accuracy", "hard": True, "best": "rba"}
     signs = [sign(0.01, 0.1), sign(0, 0.1)]
-    verdicts = [item | {"against": {"difference": 0.062, "sign": found}} for found in signs]
+    verdicts = [item | {"against": {"difference": 0.062, "sign": found}, "num_rows": 20} for found in signs]
     assert headline(verdicts) == (
         "In noise, rooms and telephone, rba beats the cascade on spoken qa "
         "(+6.2 points accuracy, 95 % interval excludes 0) and rba is not told apart from the cascade on spoken qa "
@@ -273,3 +273,9 @@ def test_word_diff_marks_what_was_misheard():
     said, heard = word_diff("Who built the Tower?", "who built a tower")
     assert said == [("Who", True), ("built", True), ("the", False), ("Tower?", True)]
     assert heard == [("who", True), ("built", True), ("a", False), ("tower", True)]
+
+
+def test_too_few_texts_give_no_verdict():
+    pair = {"difference": 0.3, "sign": "better"}
+    item = {"suite": "alignment", "metric": "token_f1", "hard": True, "best": "rba", "against": pair, "num_rows": 19}
+    assert headline([item]) == "Only 19 held-out texts were answered: too few to tell the systems apart."

@@ -20,6 +20,7 @@ from speech_rba.records import Answer, Clip, Feature, Row
 
 REFERENCES = ("text", "cascade", "base")  # what every method is compared with
 HARD = ("white_noise", "babble", "reverb", "telephone")
+MIN_ROWS = 20  # a bootstrap over fewer texts gives intervals that are far too narrow
 CONDITIONS = ("clean", *HARD)
 NUM_SNR_BINS = 4
 TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
@@ -103,9 +104,9 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
 
 
 def primary_metric(scores: dict, suite: str) -> str:
-    """The metric a suite is judged by: accuracy or agreement where it has them, else its first."""
+    """The metric a suite is judged by: accuracy or token_f1, which no reward holds, else its first."""
     found = list(dict.fromkeys(score["metric"] for score in scores["scores"] if score["suite"] == suite))
-    return next((metric for metric in ("accuracy", "agreement") if metric in found), found[0])
+    return next((metric for metric in ("accuracy", "token_f1") if metric in found), found[0])
 
 
 def _suite_metrics(scores: dict) -> list[tuple[str, str]]:
@@ -127,8 +128,8 @@ def _values(answers: list[Answer], metric: str) -> dict[str, dict[str, tuple[str
 def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict:
     """The best method of a suite over its hard clips (all, where none is hard) against every other that hears speech.
 
-    Keys: suite, metric, hard, best, num_clips, pairs ({system, difference, low, high, p_value, sign}), against (the
-    pair with the cascade). The best is chosen by the mean on the same clips.
+    Keys: suite, metric, hard, best, num_clips, num_rows, pairs ({system, difference, low, high, p_value, sign}),
+    against (the pair with the cascade). The best is chosen by the mean on the same clips.
     """
     metric = primary_metric(results.scores, suite)
     spoken = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
@@ -145,13 +146,14 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
         rows = [values[best][clip_id][0] for clip_id in ids]
         difference, low, high, p_value = paired_bootstrap(a, b, num_bootstrap, seed, clusters=rows)
         pair = {"system": system, "difference": difference, "low": low, "high": high, "p_value": p_value}
-        pairs.append(pair | {"sign": sign(low, high)})
+        pairs.append(pair | {"sign": sign(low, high) if len(set(rows)) >= MIN_ROWS else "open"})
     return {
         "suite": suite,
         "metric": metric,
         "hard": bool(hard),
         "best": best,
         "num_clips": len(values[best]),
+        "num_rows": len({row for row, _ in values[best].values()}),
         "pairs": pairs,
         "against": pairs[0],
     }
@@ -165,6 +167,9 @@ def sign(low: float, high: float) -> str:
 def headline(verdicts: list[dict]) -> str:
     """One sentence: how the best method stands to the cascade in the hard conditions, suite by suite."""
     told = [verdict for verdict in verdicts if verdict["hard"]] or verdicts
+    if (most := max(verdict["num_rows"] for verdict in told)) < MIN_ROWS:
+        return f"Only {most} held-out texts were answered: too few to tell the systems apart."
+    told = [verdict for verdict in told if verdict["num_rows"] >= MIN_ROWS]
     words = {"better": "beats", "worse": "falls behind", "open": "is not told apart from"}
     clauses: list[str] = []
     before = ""
