@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from speech_rba.model.student import Student
 
@@ -19,8 +20,11 @@ class AnswerResult:
 
 
 def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray]], list[AnswerResult]]:
-    """A function that answers clips (float32, 16 kHz mono, at most 30 s), greedily."""
-    student = load_student(base, adapter)
+    """A function that answers clips (float32, 16 kHz mono, at most 30 s), greedily.
+
+    It computes in float32 everywhere, so that a version answers on one processor as on another.
+    """
+    student = load_student(base, adapter, torch.float32)
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
         prompts, heard = student.listen(clips, MAX_HEARD_TOKENS)
@@ -35,9 +39,9 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     return answer
 
 
-def load_student(base: Path, adapter: Path | None) -> Student:
+def load_student(base: Path, adapter: Path | None, dtype: torch.dtype) -> Student:
     """The student in `base`, with the adapter's weights merged into it if there is one."""
-    student = Student.from_pretrained(base)
+    student = Student.from_pretrained(base, dtype=dtype)
     if adapter is None:
         return student
     from peft import PeftModel

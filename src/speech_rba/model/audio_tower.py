@@ -18,7 +18,7 @@ from transformers import (
 
 from speech_rba.assets import resolve, sha256
 from speech_rba.model.ctranslate2 import convert_whisper
-from speech_rba.model.generation import BufferedLayer
+from speech_rba.model.generation import BufferedLayer, worth_leaving
 from speech_rba.model.language import CONVERTED
 
 SAMPLING_RATE = 16_000
@@ -86,20 +86,23 @@ def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: 
     cache = EncoderDecoderCache(*(Cache(layer_class_to_replicate=BufferedLayer) for _ in range(2)))
     found = _Positions(len(clips))
     ids, rows = torch.tensor([start] * len(clips)), torch.arange(len(clips))
+    alive = torch.ones(len(clips), dtype=torch.bool)
     for step in range(max_tokens):
         out = tower.model.model.decoder(
             input_ids=ids, encoder_hidden_states=states, past_key_values=cache, use_cache=True
         )
-        hidden = out.last_hidden_state[:, -1]
+        hidden = out.last_hidden_state[alive, -1]
         logits = suppress(tower, tower.model.proj_out(hidden), first=step == 0)
-        ids = found.add(rows, hidden, logits, top_k, tower.model.config.eos_token_id)[:, None]
-        keep = (ids[:, 0] != tower.model.config.eos_token_id).nonzero()[:, 0]
-        if len(keep) == 0:
+        ids = ids[:, -1:].clone()
+        ids[alive, 0] = found.add(rows[alive], hidden, logits, top_k, tower.model.config.eos_token_id)
+        alive &= ids[:, 0] != tower.model.config.eos_token_id
+        if not alive.any():
             break
-        if len(keep) < len(rows):
+        if worth_leaving(alive):
+            keep = alive.nonzero()[:, 0]
             cache.self_attention_cache.batch_select_indices(keep)
             cache.cross_attention_cache.batch_select_indices(keep)
-            ids, rows, states = ids[keep], rows[keep], states[keep]
+            ids, rows, states, alive = ids[keep], rows[keep], states[keep], alive[keep]
     return found.heard()
 
 

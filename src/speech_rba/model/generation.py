@@ -3,10 +3,31 @@
 from collections.abc import Callable
 
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NUCLEUS_SIZE = 1024  # top_p looks among this many likeliest tokens: sorting the whole vocabulary took 60 % of a step
+GROUPED = "grouped_decode"  # the attention below, by the name that `set_attn_implementation` takes
+
+
+def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Attention of one new token a row, each key read once for all query heads that share it; sdpa for the rest.
+
+    On a CPU sdpa takes 3 ms a layer for 128 rows in bfloat16, this 0.7 ms.
+    """
+    batch, heads, length, width = query.shape
+    if length > 1 or torch.is_grad_enabled():
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    shared = key.shape[1]
+    scores = query.reshape(batch, shared, heads // shared, width) @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, -torch.inf)
+    return (scores.softmax(-1) @ value).reshape(batch, 1, heads, width), None
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
 
 
 class BufferedLayer(DynamicLayer):
@@ -55,28 +76,30 @@ def prefill(model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Te
         cache.batch_repeat_interleave(batch)
     mask = torch.cat([mask_BT.new_ones(batch, len(prefix)), mask_BT], dim=1)
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, len(prefix) :]
-    out = model(
-        inputs_embeds=prompts_BTD,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
+    out = model.base_model(
+        inputs_embeds=prompts_BTD, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     )
-    return out.logits[:, -1], mask
+    # not logits_to_keep=1: its slice is not contiguous, and torch then copies the output matrix for every row
+    logits = model.get_output_embeddings()(out.last_hidden_state[:, -1])
+    return logits, mask
 
 
 def sample(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> torch.Tensor:
-    """One token id a row of `logits` (B, V); temperature 0 takes the likeliest."""
+    """One token id a row of `logits` (B, V); temperature 0 takes the likeliest.
+
+    `top_p` draws again where the likelier tokens alone hold more than `top_p`: to sort the vocabulary takes longer.
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    if top_p < 1:
-        values, ids = (logits / temperature).topk(min(NUCLEUS_SIZE, logits.shape[-1]), dim=-1)
-        whole = (logits / temperature).logsumexp(-1, keepdim=True)
-        probs = (values - whole).exp()
-        probs[probs.cumsum(-1) - probs > top_p] = 0
-        return ids.gather(-1, _draw(probs, generator)[:, None])[:, 0]
-    return _draw((logits / temperature).softmax(-1), generator)
+    probs = (logits.float() / temperature).softmax(-1)
+    tokens = _draw(probs, generator)
+    left = torch.arange(len(probs), device=probs.device)
+    while top_p < 1 and len(left):
+        rest = probs[left]
+        drawn = rest.gather(-1, tokens[left][:, None])
+        left = left[torch.where(rest > drawn, rest, 0).sum(-1) > top_p]
+        tokens[left] = _draw(probs[left], generator)
+    return tokens
 
 
 def _draw(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -99,12 +122,16 @@ def generate(
     seed: int,
     batch_size: int,
     num_generations: int = 1,
+    stop_V: torch.Tensor | None = None,
     on_batch: Callable[[int], None] = lambda rows: None,
 ) -> list[list[int]]:
     """Token ids after each prompt (T_i, D), `num_generations` in a row for each, ending with EOS if it came.
 
-    Prompts of like length share a batch. Every row of the result depends on the seed and on its batch.
+    A token that `stop_V` (V,) marks ends its row as EOS does. Prompts of like length share a batch. Every row of the
+    result depends on the seed and on its batch.
     """
+    stop_V = torch.zeros(model.config.vocab_size, dtype=torch.bool) if stop_V is None else stop_V.clone()
+    stop_V[eos_token_id] = True
     generator = torch.Generator().manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     results: list[list[int]] = [[] for _ in range(len(prompts) * num_generations)]
@@ -118,25 +145,27 @@ def generate(
             logits, mask = (x.repeat_interleave(num_generations, dim=0) for x in (logits, mask))
         rows = [i * num_generations + g for i in chosen for g in range(num_generations)]
         draw = lambda x: sample(x, temperature, top_p, generator)  # noqa: E731
-        _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, eos_token_id)
+        _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V.to(logits.device))
         on_batch(len(chosen))
     return results
 
 
-def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, eos_token_id):
-    """Appends tokens to `results[row]` for each of `rows` until EOS or the limit; finished rows leave the cache."""
+def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V):
+    """Appends tokens to `results[row]` for each of `rows` until a stop or the limit; finished rows leave the cache."""
     positions = mask.sum(1, keepdim=True)
+    alive = torch.ones(len(rows), dtype=torch.bool, device=mask.device)
     for step in range(max_new_tokens):
         tokens = draw(logits)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            results[row].append(token)
-        keep = (tokens != eos_token_id).nonzero()[:, 0]
-        if step == max_new_tokens - 1 or len(keep) == 0:
+        for place, token in zip(alive.nonzero()[:, 0].tolist(), tokens[alive].tolist(), strict=True):
+            results[rows[place]].append(token)
+        alive &= ~stop_V[tokens]
+        if step == max_new_tokens - 1 or not alive.any():
             return
-        if len(keep) < len(rows):
+        if worth_leaving(alive):
+            keep = alive.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             rows = [rows[i] for i in keep.tolist()]
-            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
+            tokens, mask, positions, alive = tokens[keep], mask[keep], positions[keep], alive[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(
             input_ids=tokens[:, None],
@@ -146,3 +175,8 @@ def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, eos
             use_cache=True,
         )
         logits, positions = out.logits[:, -1], positions + 1
+
+
+def worth_leaving(alive: torch.Tensor) -> bool:
+    """Whether enough rows have ended to copy the caches of the others: a copy costs about as much as a step."""
+    return int(alive.sum()) <= 0.85 * len(alive)

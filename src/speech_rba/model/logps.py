@@ -16,7 +16,7 @@ def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tenso
 def token_logps(logits_BCV: torch.Tensor, ids_BC: torch.Tensor) -> torch.Tensor:
     """The log-probability (B, C) of each of `ids_BC`."""
     chosen = logits_BCV.gather(-1, ids_BC[..., None])[..., 0]
-    return chosen - logits_BCV.logsumexp(-1)
+    return chosen.float() - logits_BCV.float().logsumexp(-1)
 
 
 @torch.no_grad()

@@ -44,10 +44,10 @@ class Student(PreTrainedModel):
     base_model_prefix = "language_model"
     _supports_sdpa = True
 
-    def __init__(self, config: StudentConfig):
+    def __init__(self, config: StudentConfig, dtype: torch.dtype = torch.float32):
         super().__init__(config)
         self.tokenizer = load_tokenizer(config.language_model)
-        self.language_model = load_language_model(config.language_model)
+        self.language_model = load_language_model(config.language_model, dtype)
         self.multi_modal_projector = nn.Linear(config.audio_width, self.language_model.config.hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
         self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
@@ -80,10 +80,10 @@ class Student(PreTrainedModel):
         suffix = table[self.suffix_ids]
         embeds = []
         for p in prompts:
-            mixed = (table[p.ids.to(table.device)] * p.weights.to(table)[..., None]).sum(1)
+            mixed = (table[p.ids.to(table.device)] * p.weights.to(table.device)[..., None]).sum(1)
             # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
-            hidden = torch.nn.functional.layer_norm(p.hidden.to(table), p.hidden.shape[1:]) * self.embedding_rms
-            embeds.append(torch.cat([mixed + self.multi_modal_projector(hidden), suffix]))
+            hidden = nn.functional.layer_norm(p.hidden.to(table.device), p.hidden.shape[1:]) * self.embedding_rms
+            embeds.append(torch.cat([(mixed + self.multi_modal_projector(hidden)).to(table.dtype), suffix]))
         return embeds
 
     def forward(
@@ -127,9 +127,9 @@ class Student(PreTrainedModel):
         save_file({"multi_modal_projector.weight": weight}, Path(folder) / "model.safetensors")
 
     @classmethod
-    def from_pretrained(cls, folder: Path, *args, **kwargs) -> "Student":
-        """The student saved in `folder`."""
-        student = cls(StudentConfig.from_pretrained(folder))
+    def from_pretrained(cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs) -> "Student":
+        """The student saved in `folder`, its language model in `dtype`."""
+        student = cls(StudentConfig.from_pretrained(folder), dtype)
         student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
         return student.eval()
 

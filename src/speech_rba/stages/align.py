@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from speech_rba.assets import sha256
+from speech_rba.model.language import fast_dtype
 from speech_rba.model.student import Student
 from speech_rba.params import Params
 from speech_rba.stages import main, publish, workdir
@@ -34,7 +35,7 @@ def run(
         raise ValueError(f"{gate}/gate.json has not passed: look at the validation report")
     work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
                    validation / "accepted.jsonl", base)  # fmt: skip
-    student = Student.from_pretrained(base)
+    student = Student.from_pretrained(base, dtype=fast_dtype())
     examples = load_examples(student, rows, features, validation, "train")
     model = with_lora(student, params)
     sft_steps = params.align.sft.max_steps if method == "sft" else params.align.rba.warm_start_steps
@@ -152,7 +153,7 @@ def common(params: Params, work: Path, steps: int) -> dict:
         "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "bf16": torch.cuda.is_available(),
+        "bf16": False,  # the frozen weights may be bfloat16; PEFT keeps the trained ones in float32
         "max_grad_norm": 1.0,
     }
 

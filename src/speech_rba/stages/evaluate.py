@@ -15,6 +15,7 @@ from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.model.answer import load_student
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
+from speech_rba.model.language import fast_dtype
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
@@ -29,7 +30,7 @@ def run(
 ) -> None:  # fmt: skip
     """Every system's answer to every held-out clip, scored; the text system answers each prompt once."""
     started = time.perf_counter()
-    student = load_student(base, None)
+    student = load_student(base, None, fast_dtype())
     items = load_items(student, data, rows, features, validation, params.evaluate.suites)
     first = {item.row_id: item for item in reversed(items)}  # a row's text is answered once
     texts, heard = student.read([i.prompt for i in first.values()]), student.read([i.heard for i in items])
@@ -40,7 +41,7 @@ def run(
     for system, prompts in (("text", texts), ("cascade", heard), ("base", spoken)):
         responses[system] = timed_answers(student, prompts, params, system, cost, audio_s)
     for folder in sorted((p for p in methods.iterdir() if p.is_dir()), key=lambda p: ("sft", "rba").index(p.name)):
-        aligned = load_student(base, folder)
+        aligned = load_student(base, folder, fast_dtype())
         responses[folder.name] = timed_answers(aligned, spoken, params, folder.name, cost, audio_s)
     answers = []
     embed = load_embedder(params.assets.embedder)

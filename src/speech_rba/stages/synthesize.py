@@ -5,18 +5,27 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from speech_rba.model.language import load_language_model, load_tokenizer
+from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params, Synthesize
 from speech_rba.records import Message, Record, Rejected, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault
+from speech_rba.synthesis.filters import SPEAKABLE, NearDuplicates, completion_fault, query_fault
 from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, template_hash, write
 
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
+
+
+class Teacher(NamedTuple):
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    unspeakable_V: torch.Tensor
 
 
 class Candidate(Record):
@@ -48,7 +57,7 @@ def run(params: Params, data: Path, out: Path) -> None:
                 break
             path = work / f"{task}-{number:03}.jsonl"
             if not path.exists():
-                teacher = teacher or (load_language_model(params.assets.teacher), load_tokenizer(params.assets.teacher))
+                teacher = teacher or load_teacher(params.assets.teacher)
                 began = time.perf_counter()
                 candidates = write_round(teacher, params, task, number, topics)
                 seconds += time.perf_counter() - began
@@ -80,9 +89,18 @@ def run(params: Params, data: Path, out: Path) -> None:
     print(f"{len(rows)} rows kept, {len(rejected)} refused; {tokens} tokens in {seconds:.0f} s")
 
 
-def write_round(teacher, params: Params, task: str, number: int, topics: list[str]) -> list[Candidate]:
+def load_teacher(name: str) -> Teacher:
+    """Model and tokenizer, and which tokens (V,) no spoken text holds: a query that gets one is not written on."""
+    model, tokenizer = load_language_model(name, fast_dtype()), load_tokenizer(name)
+    unspeakable = torch.ones(model.config.vocab_size, dtype=torch.bool)
+    for i in range(len(tokenizer)):
+        unspeakable[i] = not SPEAKABLE.fullmatch(tokenizer.decode([i]))
+    return Teacher(model, tokenizer, unspeakable)
+
+
+def write_round(teacher: Teacher, params: Params, task: str, number: int, topics: list[str]) -> list[Candidate]:
     """One batch of queries and the teacher's answers to those that can be spoken."""
-    model, tokenizer = teacher
+    model, tokenizer, unspeakable_V = teacher
     settings = params.synthesize
     size, seed = (
         settings.batch_size,
@@ -94,7 +112,8 @@ def write_round(teacher, params: Params, task: str, number: int, topics: list[st
         chosen = [topics[(number * size + i) % len(topics)] for i in range(size)]
         prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
-    queries = write(model, tokenizer, prompts, max_new_tokens=settings.max_query_tokens, **sampling)
+    limits = {"max_new_tokens": settings.max_query_tokens, "stop_V": unspeakable_V}
+    queries = write(model, tokenizer, prompts, **limits, **sampling)
     good = [
         i
         for i, q in enumerate(queries)

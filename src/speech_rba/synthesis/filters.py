@@ -14,12 +14,12 @@ NUM_PERMUTATIONS = 64
 
 
 def query_fault(text: str, finished: bool, min_words: int, max_words: int) -> str | None:
-    """Why `text` is no spoken query, or None: `unfinished`, `not_speakable`, `length` or `language`."""
+    """Why `text` is no spoken query, or None: `not_speakable`, `unfinished`, `length` or `language`."""
     words = re.findall(r"[A-Za-z0-9']+", text)
-    if not finished:
-        return "unfinished"
     if not SPEAKABLE.fullmatch(text):
         return "not_speakable"
+    if not finished:
+        return "unfinished"
     if not min_words <= len(words) <= max_words:
         return "length"
     if not ENGLISH & {w.lower() for w in words}:
