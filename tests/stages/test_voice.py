@@ -110,13 +110,14 @@ def test_conditions_are_drawn_as_promised(tmp_path, params):
     assert share.pop("clean") == pytest.approx(0.25, abs=0.03)
     assert list(share.values()) == pytest.approx([0.1875] * 4, abs=0.03)
     assert params.voice.heldout_voice not in {clip.voice for clip in planned}
-    assert sum(clip.engine == "hibari" for clip in planned) / 2000 == pytest.approx(0.5, abs=0.04)
+    for engine in ("hibari", "piper", "espeak"):
+        assert sum(clip.engine == engine for clip in planned) / 2000 == pytest.approx(1 / 3, abs=0.04)
     assert all((clip.snr_db is not None) == (clip.condition in ("white_noise", "babble")) for clip in planned)
     assert all((clip.rt60_s is not None) == (clip.condition == "reverb") for clip in planned)
     assert all(0.8 <= clip.rate <= 1.3 and -32 <= clip.level_db <= -16 for clip in planned)
 
 
-@pytest.mark.parametrize("name", ["hibari-heart", "espeak-en-us"])
+@pytest.mark.parametrize("name", ["hibari-heart", "piper-joe", "espeak-en-us"])
 def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params):
     make_inputs(tmp_path, [row(0, "test", "")])
     planned = voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[0]
@@ -163,3 +164,19 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     assert 5 <= num_kept < 46
     assert digests(tmp_path / "killed/out") == digests(tmp_path / "whole/out")
     assert not list((tmp_path / "killed/work/voice").iterdir())
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    make_inputs(tmp_path, [row(i, "test", text) for i, text in enumerate(["Why?", "Who was " + "very " * 40 + "old?"])])
+    command = ["-m", "speech_rba.stages.voice", "--data", "data", "--rows", "rows", "--out", "out"]
+    limited = ["sh", "-c", 'ulimit -f 400; exec "$0" "$@"', sys.executable, *command]  # no file above 200 kB
+    stopped = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 1
+    assert stopped.stderr.splitlines()[-1].startswith("error: no room to write")
+    assert "free some and run again" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    again = start(tmp_path)
+    said = again.communicate()[0].decode()
+    assert again.returncode == 0 and int(said.split(" from an earlier run")[0].split()[-1]) > 0
+    assert {c.condition for c in read_jsonl(tmp_path / "out/manifest.jsonl", Clip)} == CONDITIONS

