@@ -51,7 +51,7 @@ def drop_stale_lock(path: Path) -> None:
     """The lock file is gone if none of its owners lives.
 
     DVC drops owners whose process id is free. In a container the ids soon belong to others: an owner that
-    started after the file was last written is one of those.
+    started after the file was last written is one of those. And where nobody collects orphans, a dead one keeps its id.
     """
     if not path.exists():
         return
@@ -59,7 +59,8 @@ def drop_stale_lock(path: Path) -> None:
     owners = [*lock.get("write", {}).values(), *(o for readers in lock.get("read", {}).values() for o in readers)]
     for owner in owners:
         try:
-            if psutil.Process(owner["pid"]).create_time() <= path.stat().st_mtime:
+            process = psutil.Process(owner["pid"])
+            if process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= path.stat().st_mtime:
                 return
         except psutil.NoSuchProcess:
             continue

@@ -194,3 +194,13 @@ def test_results_table():
     assert results_table({"systems": ["text", "base", "rba"], "scores": rows}) == (
         "| system | qa accuracy |\n| --- | --- |\n| text | 0.344 (0.200 to 0.400), n 90 |\n| base |  |\n| rba | - |"
     )
+
+
+def test_a_lock_goes_with_an_owner_that_nobody_collected(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    wait_for(lambda: psutil.Process(dead.pid).status() == psutil.STATUS_ZOMBIE)
+    lock = tmp_path / "rwlock"
+    lock.write_text(json.dumps({"write": {"a": {"pid": dead.pid, "cmd": "dvc repro"}}}))
+    stages.drop_stale_lock(lock)
+    assert not lock.exists()
+    dead.wait()

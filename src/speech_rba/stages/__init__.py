@@ -24,8 +24,8 @@ PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 def main(run: Callable) -> None:
     """Calls `run(params, name=path, ...)` with one `--name PATH` for each of its path arguments.
 
-    A ValueError becomes one line on stderr and exit code 1, and so does a full disk. The stage dies with the process that started it:
-    DVC does not stop its stages when it is killed, and a second copy would write to the same place.
+    A ValueError becomes one line on stderr and exit code 1, and so does a full disk. The stage dies with the process
+    that started it: DVC does not stop its stages when it is killed, and a second copy would write to the same place.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(
