@@ -3,7 +3,7 @@
 import torch
 
 from speech_rba.model.bridge import hard_tokens
-from speech_rba.model.logps import pad_right, token_logps
+from speech_rba.model.logps import completion_logps, pad_right, token_logps
 from speech_rba.model.student import Student, StudentConfig
 
 GREEDY = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
@@ -44,7 +44,7 @@ def test_weights_of_a_position_sum_to_one_and_a_low_temperature_leaves_the_best(
 
 def logps(student: Student, prompts, owners, completions):
     ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
-    return token_logps(student(prompts, torch.tensor(owners), ids, mask), ids) * mask
+    return completion_logps(student(prompts, torch.tensor(owners), ids, mask), ids, mask)
 
 
 @torch.no_grad()
@@ -57,8 +57,9 @@ def test_logps_of_a_batch_equal_those_of_one_plain_sequence_each(student, heard)
     found = logps(student, prompts, owners, completions)
     for row, (owner, completion) in enumerate(zip(owners, completions, strict=True)):
         ids = [*student.prefix_ids, *prompts[owner].ids[:, 0].tolist(), *student.suffix_ids, *completion]
-        plain = token_logps(student.language_model(torch.tensor([ids])).logits[:, :-1], torch.tensor([ids[1:]]))
-        assert torch.allclose(found[row, : len(completion)], plain[0, -len(completion) :], atol=1e-3)
+        plain = token_logps(student.language_model(torch.tensor([ids])).logits[0, :-1], torch.tensor(ids[1:]))
+        assert torch.allclose(found[row, : len(completion)], plain[-len(completion) :], atol=1e-3)
+        assert not found[row, len(completion) :].any()
 
 
 @torch.no_grad()

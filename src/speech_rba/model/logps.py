@@ -13,10 +13,20 @@ def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tenso
     return torch.tensor([i + [pad] * (length - len(i)) for i in ids]), mask
 
 
-def token_logps(logits_BCV: torch.Tensor, ids_BC: torch.Tensor) -> torch.Tensor:
-    """The log-probability (B, C) of each of `ids_BC`."""
-    chosen = logits_BCV.gather(-1, ids_BC[..., None])[..., 0]
-    return chosen.float() - logits_BCV.float().logsumexp(-1)
+def token_logps(logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+    """The log-probability (N,) of each of `ids_N`, in float32."""
+    return -torch.nn.functional.cross_entropy(logits_NV.float(), ids_N, reduction="none")
+
+
+def completion_logps(logits_NV: torch.Tensor, ids_BC: torch.Tensor, mask_BC: torch.Tensor) -> torch.Tensor:
+    """The log-probability (B, C) of each completion token from the student's logits; 0 for padding."""
+    kept = mask_BC.bool()
+    return spread(token_logps(logits_NV, ids_BC[kept]), kept)
+
+
+def spread(values_N: torch.Tensor, kept_BC: torch.Tensor) -> torch.Tensor:
+    """The values at the places that are kept, row by row; 0 elsewhere."""
+    return torch.zeros_like(kept_BC, dtype=values_N.dtype).masked_scatter(kept_BC, values_N)
 
 
 @torch.no_grad()
@@ -26,4 +36,4 @@ def sequence_logps(student: Student, prompts: list[SoftTokens], completions: lis
     place = {id(p): i for i, p in enumerate(unique)}
     ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
     logits = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
-    return (token_logps(logits, ids) * mask).sum(1)
+    return completion_logps(logits, ids, mask).sum(1)

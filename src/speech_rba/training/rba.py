@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
-from speech_rba.model.logps import token_logps
+from speech_rba.model.logps import completion_logps, spread
 from speech_rba.model.student import Student
 from speech_rba.params import Rba
 from speech_rba.training import rewards
@@ -44,9 +44,9 @@ class RbaTrainer(GRPOTrainer):
         entropies = None
         if compute_entropy:
             with torch.no_grad():
-                logprobs = logits.log_softmax(-1)
-                entropies = -(logprobs.exp() * logprobs).sum(-1)
-        return token_logps(logits, ids), entropies, None
+                logprobs = logits.float().log_softmax(-1)
+                entropies = spread(-(logprobs.exp() * logprobs).sum(-1), mask.bool())
+        return completion_logps(logits, ids, mask), entropies, None
 
 
 def student_of(model: PeftModel) -> Student:

@@ -11,9 +11,8 @@ class SftTrainer(Trainer):
     """transformers' Trainer over examples whose prompts are soft tokens."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        mask = inputs["completion_mask_BC"]
-        logps = token_logps(model(**inputs), inputs["completion_ids_BC"])
-        loss = -(logps * mask).sum() / mask.sum()
+        kept = inputs["completion_mask_BC"].bool()
+        loss = -token_logps(model(**inputs), inputs["completion_ids_BC"][kept]).mean()
         return (loss, {}) if return_outputs else loss
 
 
