@@ -15,10 +15,11 @@ test: $(READY)  ## the tests
 	ruff check src flows tests
 	pytest -q
 
-smoke: $(READY)  ## the whole chain at toy size, in a scratch clone of the last commit
+smoke: $(READY)  ## the whole chain at toy size and without network, in a scratch clone of the last commit
 	rm -rf work/smoke
 	git clone -q . work/smoke
-	cd work/smoke && python -m speech_rba.params params.smoke.yaml && PYTHONPATH=$(CURDIR)/work/smoke speech-rba run
+	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
+		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
 	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock

@@ -1,5 +1,6 @@
 """The command line: run the chain, talk to the student, compare, promote and roll back."""
 
+import json
 import os
 import subprocess
 import sys
@@ -24,12 +25,16 @@ def run() -> None:
 @app.command()
 def talk(
     file: Path,
-    method: Annotated[str, typer.Option(help="sft, rba, or base for the untuned student")] = "rba",
+    method: Annotated[str | None, typer.Option(help="sft, rba, or base for the untuned student")] = None,
 ) -> None:
-    """Answer a spoken question (WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s)."""
+    """Answer a spoken question (WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s) with the candidate's method."""
     from speech_rba.data.audio import read_audio
     from speech_rba.model.answer import load_answerer
 
+    registration = Path("artifacts/register/registration.json")
+    if method is None and not registration.exists():
+        raise ValueError(f"{registration} is missing: run `make run` first, or name a --method that is trained")
+    method = method or json.loads(registration.read_text())["method"]
     base, adapter = Path("artifacts/base"), None if method == "base" else Path("artifacts/align") / method
     for folder in filter(None, (base, adapter)):
         if not folder.exists():

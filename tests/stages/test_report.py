@@ -55,7 +55,7 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
             skill -= 0.08 * (spoken and clip.condition != "clean")
             metrics = {"accuracy": float(noise.random() < skill)}
             if clip.suite == "alignment":
-                metrics = {"agreement": skill + noise.normal(0.2, 0.1), "token_f1": skill, "teacher_logp": skill - 2}
+                metrics = {"agreement": skill + noise.normal(0.2, 0.1), "token_f1": skill, "reference_logp": skill - 2}
             yield Answer(
                 suite=clip.suite, row_id=clip.row_id, clip_id=clip.id if spoken else "", system=system,
                 condition=clip.condition if spoken else "text", voice=clip.voice if spoken else "",
@@ -72,7 +72,7 @@ def estimate(found: tuple[float, float, float]) -> dict[str, float]:
 
 def make_scores(answers: list[Answer]) -> dict:
     scores, paired, recovered = [], [], []
-    for suite, metrics in {"alignment": ["token_f1", "agreement", "teacher_logp"], "spoken_qa": ["accuracy"]}.items():
+    for suite, metrics in {"alignment": ["token_f1", "agreement", "reference_logp"], "spoken_qa": ["accuracy"]}.items():
         for metric in metrics:
             for condition in ("text", "all", *CONDITIONS):
                 of = {"suite": suite, "condition": condition, "metric": metric}

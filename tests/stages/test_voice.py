@@ -75,8 +75,8 @@ def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params
         assert {clip.condition for clip in recorded} == CONDITIONS
         assert len({(clip.voice, clip.rate, clip.pitch_semitones, clip.level_db) for clip in recorded}) == 1
         assert {clip.heldout_voice for clip in recorded} == {heldout}
-    assert clips["quiz-q1-babble"].voice == params.voice.heldout_voice
-    assert clips["quiz-q1-babble"].suite == "quiz"
+    assert clips["quiz-q1-reverb"].voice == params.voice.heldout_voice
+    assert clips["quiz-q1-reverb"].suite == "quiz"
     assert clips["quiz-q0-clean"].split == "test"
     for clip in clips.values():
         audio, sampling_rate = soundfile.read(Path("out") / clip.path)

@@ -98,7 +98,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         figures=[suite_figures(results, suite, num_bootstrap, seed) for suite in results.suites],
         curves=training_curves(results),
         counts=data_counts(results),
-        examples=[example(results, clip_id) for clip_id in pick_examples(results.answers, num_examples)],
+        examples=[example(results, clip_id) for clip_id in pick_examples(own_answers(results), num_examples)],
         minutes=minutes_by_stage(results),
     )
 
@@ -342,6 +342,12 @@ def data_counts(results: Results) -> list[dict]:
 
 def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:
     return [(label.replace("_", " "), count) for label, count in Counter(counts).most_common()]
+
+
+def own_answers(results: Results) -> list[Answer]:
+    """The answers to clips of our own making: recordings of an outside suite are not ours to copy into a page."""
+    suites = {clip.suite for clip in results.clips.values()}
+    return [answer for answer in results.answers if answer.suite in suites]
 
 
 def pick_examples(answers: list[Answer], num_examples: int) -> list[str]:

@@ -15,7 +15,6 @@ from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.model.answer import load_student
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
-from speech_rba.model.language import fast_dtype
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
@@ -23,43 +22,46 @@ from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
 
+BATCH = 32  # answers scored at once
+METHODS = ("sft", "rba")  # in the order of the table
+
 
 def run(
     params: Params, data: Path, rows: Path, voice: Path, features: Path, validation: Path, base: Path, methods: Path,
     out: Path,
 ) -> None:  # fmt: skip
-    """Every system's answer to every held-out clip, scored; the text system answers each prompt once."""
+    """Every system's answer to every held-out clip, scored; the text system answers each prompt once.
+
+    All compute in float32: in bfloat16 a greedy answer depends on the other rows of its batch.
+    """
     started = time.perf_counter()
-    student = load_student(base, None, fast_dtype())
+    student, embed = load_student(base, None, torch.float32), load_embedder(params.assets.embedder)
     items = load_items(student, data, rows, features, validation, params.evaluate.suites)
-    first = {item.row_id: item for item in reversed(items)}  # a row's text is answered once
-    texts, heard = student.read([i.prompt for i in first.values()]), student.read([i.heard for i in items])
+    once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
+    texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
     spoken = [i.spoken for i in items]
-    responses, cost = {}, []
     seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
     audio_s = sum(seconds.get(i.clip_id, 0.0) for i in items)
-    for system, prompts in (("text", texts), ("cascade", heard), ("base", spoken)):
-        responses[system] = timed_answers(student, prompts, params, system, cost, audio_s)
-    for folder in sorted((p for p in methods.iterdir() if p.is_dir()), key=lambda p: ("sft", "rba").index(p.name)):
-        aligned = load_student(base, folder, fast_dtype())
-        responses[folder.name] = timed_answers(aligned, spoken, params, folder.name, cost, audio_s)
-    answers = []
-    embed = load_embedder(params.assets.embedder)
-    for system, found in responses.items():
-        chosen = list(first.values()) if system == "text" else items
-        answers += score(student, embed, system, chosen, found)
-    scores = {"systems": list(responses), **score_table(answers, list(responses), params.evaluate)}
+    systems = {"text": (None, texts), "cascade": (None, heard), "base": (None, spoken)}
+    systems |= {method: (methods / method, spoken) for method in METHODS if (methods / method).exists()}
+    answers, cost = [], []
+    for system, (adapter, prompts) in systems.items():
+        answering = load_student(base, adapter, torch.float32) if adapter else student
+        chosen = once if system == "text" else items
+        responses, took = timed_answers(answering, prompts, params, system)
+        factor = took["seconds"] / audio_s if audio_s and system != "text" else None
+        cost.append({"system": system, "tokens_per_s": took["tokens"] / took["seconds"], "real_time_factor": factor})
+        answers += score(answering, embed, system, chosen, prompts, responses)
+    scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
         (folder / "scores.json").write_text(json.dumps(scores, indent=2))
-    print(f"{len(answers)} answers of {len(responses)} systems in {scores['minutes']:.1f} minutes")
+    print(f"{len(answers)} answers of {len(systems)} systems in {scores['minutes']:.1f} minutes")
 
 
-def timed_answers(
-    student: Student, prompts: list[SoftTokens], params: Params, system: str, cost: list, audio_s: float
-) -> list[str]:
-    """The whole sentences of each greedy answer; appends tokens a second and the real-time factor to `cost`."""
+def timed_answers(student: Student, prompts: list[SoftTokens], params: Params, system: str) -> tuple[list[str], dict]:
+    """The whole sentences of each greedy answer, of a cut one without any what there is; and {tokens, seconds}."""
     began = time.perf_counter()
     with tqdm(total=len(prompts), desc=f"answer {system}", mininterval=2) as bar:
         ids = student.answer(
@@ -71,25 +73,26 @@ def timed_answers(
             batch_size=params.evaluate.batch_size,
             on_batch=bar.update,
         )
-    took = time.perf_counter() - began
-    factor = took / audio_s if audio_s and system != "text" else None
-    cost.append({"system": system, "tokens_per_s": sum(map(len, ids)) / took, "real_time_factor": factor})
+    took = {"tokens": sum(map(len, ids)), "seconds": time.perf_counter() - began}
     eos = student.tokenizer.eos_token_id
-    return [whole_sentences(student.tokenizer.decode([t for t in i if t != eos]), i[-1] == eos) for i in ids]
+    texts = [student.tokenizer.decode([t for t in i if t != eos]).strip() for i in ids]
+    return [whole_sentences(text, i[-1] == eos) or text for text, i in zip(texts, ids, strict=True)], took
 
 
-def score(teacher: Student, embed, system: str, items: list[Item], responses: list[str]) -> list[Answer]:
+def score(
+    student: Student, embed, system: str, items: list[Item], prompts: list[SoftTokens], responses: list[str]
+) -> list[Answer]:
     """The answers with their metrics: agreement with the teacher on synthesized rows, accuracy on questions."""
     metrics: list[dict[str, float]] = [{} for _ in items]
     aligned = [i for i, item in enumerate(items) if item.reference]
-    for start in range(0, len(aligned), 32):
-        batch = aligned[start : start + 32]
-        said = [responses[i] for i in batch]
-        expected = [items[i].reference for i in batch]
+    for start in tqdm(range(0, len(aligned), BATCH), desc=f"score {system}", mininterval=2):
+        batch = aligned[start : start + BATCH]
+        said, expected = [responses[i] for i in batch], [items[i].reference for i in batch]
         cosine = (embed(said) * embed(expected)).sum(-1).tolist()
-        logps = teacher_logp(teacher, [items[i].prompt for i in batch], said)
+        logps = reference_logps(student, [prompts[i] for i in batch], expected)
         for i, c, lp in zip(batch, cosine, logps, strict=True):
-            metrics[i] = {"token_f1": token_f1(responses[i], items[i].reference), "agreement": c, "teacher_logp": lp}
+            f1 = token_f1(responses[i], items[i].reference)
+            metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
     for i, item in enumerate(items):
         if item.answers:
             metrics[i] = {"accuracy": float(contains_answer(responses[i], item.answers))}
@@ -112,12 +115,11 @@ def score(teacher: Student, embed, system: str, items: list[Item], responses: li
     ]
 
 
-def teacher_logp(teacher: Student, prompts: list[str], responses: list[str]) -> list[float]:
-    """Mean log-probability a token, in nats, of each response under the teacher that reads the prompt."""
-    eos = teacher.tokenizer.eos_token_id
-    ids = [[*teacher.tokenizer(r, add_special_tokens=False).input_ids, eos] for r in responses]
-    totals = sequence_logps(teacher, teacher.read(prompts), ids)
-    return (totals / torch.tensor([len(i) for i in ids])).tolist()
+def reference_logps(student: Student, prompts: list[SoftTokens], references: list[str]) -> list[float]:
+    """Mean log-probability a token, in nats, that a system gives to the teacher's answers."""
+    ids = student.tokenizer(references, add_special_tokens=False).input_ids
+    ended = [[*i, student.tokenizer.eos_token_id] for i in ids]
+    return (sequence_logps(student, prompts, ended) / torch.tensor([len(i) for i in ended])).tolist()
 
 
 def hearing(items: list[Item]) -> list[dict]:

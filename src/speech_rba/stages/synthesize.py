@@ -24,8 +24,9 @@ MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, no
 
 class Teacher(NamedTuple):
     model: PreTrainedModel
+    exact: PreTrainedModel  # float32: in bfloat16 a greedy answer depends on its batch
     tokenizer: PreTrainedTokenizerBase
-    unspeakable_V: torch.Tensor
+    unspeakable_V: torch.Tensor  # bool: the tokens that no spoken text holds
 
 
 class Candidate(Record):
@@ -90,17 +91,18 @@ def run(params: Params, data: Path, out: Path) -> None:
 
 
 def load_teacher(name: str) -> Teacher:
-    """Model and tokenizer, and which tokens (V,) no spoken text holds: a query that gets one is not written on."""
+    """The teacher; a query that gets an unspeakable token is not written on."""
     model, tokenizer = load_language_model(name, fast_dtype()), load_tokenizer(name)
+    exact = model if model.dtype == torch.float32 else load_language_model(name, torch.float32)
     unspeakable = torch.ones(model.config.vocab_size, dtype=torch.bool)
     for i in range(len(tokenizer)):
         unspeakable[i] = not SPEAKABLE.fullmatch(tokenizer.decode([i]))
-    return Teacher(model, tokenizer, unspeakable)
+    return Teacher(model, exact, tokenizer, unspeakable)
 
 
 def write_round(teacher: Teacher, params: Params, task: str, number: int, topics: list[str]) -> list[Candidate]:
     """One batch of queries and the teacher's answers to those that can be spoken."""
-    model, tokenizer, unspeakable_V = teacher
+    model, exact, tokenizer, unspeakable_V = teacher
     settings = params.synthesize
     size, seed = (
         settings.batch_size,
@@ -122,7 +124,7 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
     system = [{"role": "system", "content": params.assets.system_prompt}] if params.assets.system_prompt else []
     chats = [chat_ids(tokenizer, [*system, {"role": "user", "content": queries[i].content}], reply=True) for i in good]
     greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed}
-    written = write(model, tokenizer, chats, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
+    written = write(exact, tokenizer, chats, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
     answers = dict(zip(good, written, strict=True))
     nothing = Text("", False, 0)
     return [

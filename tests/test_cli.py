@@ -1,0 +1,81 @@
+"""The command line as its user meets it: real audio files in, one clear line for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from speech_rba.synthesis.voices import speak
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(student, tmp_path_factory):
+    """A folder with the untrained student and files to talk to it."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    student.save_pretrained(folder / "artifacts/base")
+    question = speak("hibari-heart", "What is the capital of France?", 1.0, 0.0)
+    stereo = np.column_stack([soxr.resample(question, 16_000, 44_100)] * 2)
+    for kind in ("ogg", "wav", "flac"):
+        soundfile.write(folder / f"stereo.{kind}", stereo, 44_100)
+    soundfile.write(folder / "long.wav", np.zeros(31 * 8000), 8000)
+    soundfile.write(folder / "empty.wav", np.zeros(0), 8000)
+    (folder / "text.wav").write_text("no audio at all")
+    return folder
+
+
+def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from speech_rba.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("kind", ["ogg", "wav", "flac"])
+def test_a_spoken_question_of_any_form_is_answered(project, kind):
+    done = call(project, "talk", f"stereo.{kind}", "--method", "base")
+    assert done.returncode == 0, done.stderr
+    heard, answer, timing = done.stdout.splitlines()
+    assert heard == "heard:  What is the capital of France?"
+    assert "Paris" in answer
+    assert " s of audio, after " in timing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["talk", "text.wav", "--method", "base"], "text.wav is no readable audio file"),
+        (["talk", "none.wav", "--method", "base"], "none.wav is no readable audio file"),
+        (["talk", "empty.wav", "--method", "base"], "empty.wav holds no sound"),
+        (["talk", "long.wav", "--method", "base"], "a clip has 31.00 s; allowed is above 0 and at most 30 s"),
+        (["talk", "stereo.wav", "--method", "sft"], "artifacts/align/sft is missing: run `make run` first"),
+        (["talk", "stereo.wav"], "registration.json is missing: run `make run` first"),
+        (["compare"], "nothing is registered yet: run `make run`"),
+        (["promote"], "speech-rba has no candidate: run the register stage"),
+        (["rollback"], "speech-rba has no previous version"),
+        (["promote", "--force"], "force needs a reason"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(project, arguments, message):
+    done = call(project, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+
+
+def test_talk_takes_the_method_that_was_registered(project):
+    (project / "artifacts/register").mkdir()
+    (project / "artifacts/register/registration.json").write_text(json.dumps({"method": "kd"}))
+    assert "artifacts/align/kd is missing" in call(project, "talk", "stereo.wav").stderr
+
+
+def test_a_typo_in_the_parameters_is_named(project, tmp_path):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("top_k", "topk"))
+    done = call(tmp_path, "compare")
+    assert done.returncode == 1 and "features.topk" in done.stderr and "Traceback" not in done.stderr
