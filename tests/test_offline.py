@@ -8,7 +8,7 @@ from pathlib import Path
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)"
 
 
-def connect(*address: object) -> str:
+def connect(*address: object) -> subprocess.CompletedProcess:
     command = [sys.executable, Path(__file__).with_name("offline.py"), sys.executable, "-c", CONNECT]
     return subprocess.run([*command, *map(str, address)], capture_output=True, text=True, check=False)
 

@@ -39,6 +39,7 @@ class Row(Record):
     messages: list[Message]
     prompt: str
     completion: str
+    completion_ended: bool  # by the teacher, not cut back to its whole sentences at the token limit
     teacher: str
     template_hash: str
     sampling: Sampling

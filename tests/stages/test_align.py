@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from speech_rba.model.heard import save_heard
 from speech_rba.records import Clip, Feature, Message, Row, Sampling, write_jsonl
+from speech_rba.training.store import load_examples
 
 ROOT = Path(__file__).parents[2]
 NUM_ROWS = 6
@@ -34,7 +35,8 @@ def project(tmp_path, student, heard, questions):
         messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
         sampling = Sampling(temperature=1, top_p=1, max_new_tokens=8)
         rows.append(Row(id=f"r{i}", task="question", split="train", messages=messages, prompt=question,
-                        completion=answer, teacher="t", template_hash="h", sampling=sampling, seed=0))  # fmt: skip
+                        completion=answer, completion_ended=i > 0, teacher="t", template_hash="h", sampling=sampling,
+                        seed=0))  # fmt: skip
         clips.append(Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="train", path=f"clips/c{i}.flac",
                           transcript=question, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0,
                           level_db=-20, condition="clean", snr_db=None, rt60_s=None, seed=0, duration_s=2,
@@ -92,6 +94,13 @@ def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     steps = [(r["phase"], r["step"]) for r in map(json.loads, (project / "resumed/log.jsonl").read_text().splitlines())]
     assert steps == [("sft", 1), ("rba", 1), ("rba", 2)]
+
+
+def test_only_an_answer_that_the_teacher_ended_teaches_to_end(project, student):
+    folders = (project / "artifacts" / name for name in ("synthesize", "features", "validate"))
+    cut, ended = load_examples(student, *folders, "train")[:2]
+    assert student.tokenizer.decode(cut.completion_ids) == "The answer is number 0."
+    assert student.tokenizer.decode(ended.completion_ids) == "The answer is number 1." + student.tokenizer.eos_token
 
 
 def test_a_gate_that_has_not_passed_stops_alignment(project):

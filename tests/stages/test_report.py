@@ -130,7 +130,7 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
     rows = [
         Row(
             id=clip.row_id, task="question", split="test", messages=[Message(role="user", content=ASKED)], prompt=ASKED,
-            completion="Paris.", teacher="t", template_hash="0", seed=0,
+            completion="Paris.", completion_ended=True, teacher="t", template_hash="0", seed=0,
             sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=9),
         )
         for clip in clips if clip.suite == "alignment"

@@ -82,7 +82,7 @@ class World:
 
 def a_row(row_id: str, split: str, text: str, completion: str) -> Row:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
-    made = {"teacher": "t", "template_hash": "h", "sampling": sampling, "seed": 0}
+    made = {"completion_ended": True, "teacher": "t", "template_hash": "h", "sampling": sampling, "seed": 0}
     messages = [Message(role="user", content=text)]
     row = {"id": row_id, "task": "instruction", "split": split, "prompt": text, "completion": completion}
     return Row(messages=messages, **row, **made)

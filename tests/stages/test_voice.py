@@ -30,6 +30,7 @@ def row(number: int, split: str, prompt: str) -> Row:
         messages=[Message(role="user", content=prompt)],
         prompt=prompt,
         completion="It is.",
+        completion_ended=True,
         teacher="t",
         template_hash="h",
         sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8),

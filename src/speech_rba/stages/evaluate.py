@@ -116,10 +116,12 @@ def score(
 
 
 def reference_logps(student: Student, prompts: list[SoftTokens], references: list[str]) -> list[float]:
-    """Mean log-probability a token, in nats, that a system gives to the teacher's answers."""
+    """Mean log-probability a token, in nats, that a system gives to the words of the teacher's answers.
+
+    Without the end of the answer: the teacher did not write one where the token limit cut it.
+    """
     ids = student.tokenizer(references, add_special_tokens=False).input_ids
-    ended = [[*i, student.tokenizer.eos_token_id] for i in ids]
-    return (sequence_logps(student, prompts, ended) / torch.tensor([len(i) for i in ended])).tolist()
+    return (sequence_logps(student, prompts, ids) / torch.tensor([len(i) for i in ids])).tolist()
 
 
 def hearing(items: list[Item]) -> list[dict]:

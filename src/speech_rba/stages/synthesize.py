@@ -169,6 +169,7 @@ def accepted(candidate: Candidate, params: Params) -> Row:
         messages=[Message(role="user", content=candidate.prompt), Message(role="assistant", content=completion)],
         prompt=candidate.prompt,
         completion=completion,
+        completion_ended=candidate.completion_finished,
         teacher=params.assets.teacher,
         template_hash=template_hash(f"{candidate.task} {params.assets.system_prompt}"),
         sampling=Sampling(

@@ -15,7 +15,7 @@ class Example:
     row: Row
     spoken: SoftTokens
     written: SoftTokens  # the same query as text, as the teacher gets it
-    completion_ids: list[int]  # the teacher's answer, ending with EOS
+    completion_ids: list[int]  # the teacher's answer; with EOS where the teacher ended it
 
 
 def load_examples(student: Student, rows: Path, features: Path, validation: Path, split: str) -> list[Example]:
@@ -25,13 +25,13 @@ def load_examples(student: Student, rows: Path, features: Path, validation: Path
     clips = [c for c in accepted if c.suite == ALIGNMENT and c.split == split]
     spoken = load_spoken(student, features, clips)
     written = student.read([by_id[c.row_id].prompt for c in clips])
-    eos = student.tokenizer.eos_token_id
+    end = [student.tokenizer.eos_token_id]
     ids = (
         student.tokenizer([by_id[c.row_id].completion for c in clips], add_special_tokens=False).input_ids
         if clips
         else []
     )
-    answers = [[*i, eos] for i in ids]
+    answers = [i + end * by_id[c.row_id].completion_ended for i, c in zip(ids, clips, strict=True)]
     return [
         Example(clip, by_id[clip.row_id], s, w, a)
         for clip, s, w, a in zip(clips, spoken, written, answers, strict=True)
