@@ -40,6 +40,10 @@ def test_parameter_groups_are_the_stages_and_the_assets():
     assert groups == {*STAGES, "assets"}
 
 
+def test_every_stage_takes_the_place_of_its_shell():
+    assert all(stage["cmd"].startswith("exec python -m speech_rba.stages.") for stage in STAGES.values())
+
+
 def test_a_stage_depends_on_every_part_of_the_package_that_it_imports():
     for name, stage in STAGES.items():
         needed = imports(PACKAGE / "stages" / f"{name}.py") - {"stages", "params"}

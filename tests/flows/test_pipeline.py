@@ -32,13 +32,13 @@ pathlib.Path(name).write_text(name + "".join(pathlib.Path(d).read_text() for d i
 """
 DVC_YAML = """
 stages:
-  last: {cmd: python stage.py last x y, deps: [x, y], outs: [last]}
+  last: {cmd: exec python stage.py last x y, deps: [x, y], outs: [last]}
   middle:
     matrix: {k: [x, y]}
-    cmd: "python stage.py ${item.k} first ${item.k}.txt"
+    cmd: "exec python stage.py ${item.k} first ${item.k}.txt"
     deps: [first, "${item.k}.txt"]
     outs: ["${item.k}"]
-  first: {cmd: python stage.py first, deps: [stage.py], outs: [first]}
+  first: {cmd: exec python stage.py first, deps: [stage.py], outs: [first]}
 """
 
 
@@ -74,7 +74,9 @@ def run_pipeline() -> dict[str, str]:
 
 
 def start_flow(url: str) -> subprocess.Popen:
-    env = os.environ | {"PREFECT_API_URL": url, "PYTHONPATH": str(Path(stages.__file__).parents[1])}
+    """The flow as a service starts it: without $SHELL, DVC runs a stage in sh, which would outlive both."""
+    env = {k: v for k, v in os.environ.items() if k != "SHELL"}
+    env |= {"PREFECT_API_URL": url, "PYTHONPATH": str(Path(stages.__file__).parents[1])}
     command = [sys.executable, "-m", "flows.pipeline"]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
