@@ -15,6 +15,7 @@ from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.model.answer import load_student
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
+from speech_rba.model.language import fast_dtype
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
@@ -32,7 +33,7 @@ def run(
 ) -> None:  # fmt: skip
     """Every system's answer to every held-out clip, scored; the text system answers each prompt once.
 
-    All compute in float32: in bfloat16 a greedy answer depends on the other rows of its batch.
+    All answer in float32: in bfloat16 a greedy answer depends on the other rows of its batch.
     """
     started = time.perf_counter()
     student, embed = load_student(base, None, torch.float32), load_embedder(params.assets.embedder)
@@ -41,17 +42,21 @@ def run(
     texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
     spoken = [i.spoken for i in items]
     seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
-    audio_s = sum(seconds.get(i.clip_id, 0.0) for i in items)
     systems = {"text": (None, texts), "cascade": (None, heard), "base": (None, spoken)}
     systems |= {method: (methods / method, spoken) for method in METHODS if (methods / method).exists()}
     answers, cost = [], []
     for system, (adapter, prompts) in systems.items():
         answering = load_student(base, adapter, torch.float32) if adapter else student
         chosen = once if system == "text" else items
-        responses, took = timed_answers(answering, prompts, params, system)
+        places = representatives(chosen, prompts)
+        first = sorted(set(places))
+        some, heard_by = [chosen[i] for i in first], [prompts[i] for i in first]
+        responses, took = timed_answers(answering, heard_by, params, system)
+        audio_s = sum(seconds.get(item.clip_id, 0.0) for item in some)
         factor = took["seconds"] / audio_s if audio_s and system != "text" else None
         cost.append({"system": system, "tokens_per_s": took["tokens"] / took["seconds"], "real_time_factor": factor})
-        answers += score(answering, embed, system, chosen, prompts, responses)
+        scored = dict(zip(first, zip(responses, score(answering, embed, system, some, heard_by, responses), strict=True)))
+        answers += [answer_of(system, item, *scored[place]) for item, place in zip(chosen, places, strict=True)]
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
@@ -79,10 +84,19 @@ def timed_answers(student: Student, prompts: list[SoftTokens], params: Params, s
     return [whole_sentences(text, i[-1] == eos) or text for text, i in zip(texts, ids, strict=True)], took
 
 
+def representatives(items: list[Item], prompts: list[SoftTokens]) -> list[int]:
+    """For each item the place of the first of its row with the same prompt: what is heard alike is answered once."""
+    first: dict[tuple, int] = {}
+    return [
+        first.setdefault((item.suite, item.row_id, *(t.numpy().tobytes() for t in vars(prompt).values())), place)
+        for place, (item, prompt) in enumerate(zip(items, prompts, strict=True))
+    ]
+
+
 def score(
     student: Student, embed, system: str, items: list[Item], prompts: list[SoftTokens], responses: list[str]
-) -> list[Answer]:
-    """The answers with their metrics: agreement with the teacher on synthesized rows, accuracy on questions."""
+) -> list[dict[str, float]]:
+    """The metrics of each answer: agreement with the teacher on synthesized rows, accuracy on questions."""
     metrics: list[dict[str, float]] = [{} for _ in items]
     aligned = [i for i, item in enumerate(items) if item.reference]
     for start in tqdm(range(0, len(aligned), BATCH), desc=f"score {system}", mininterval=2):
@@ -96,32 +110,36 @@ def score(
     for i, item in enumerate(items):
         if item.answers:
             metrics[i] = {"accuracy": float(contains_answer(responses[i], item.answers))}
+    return metrics
+
+
+def answer_of(system: str, item: Item, response: str, metrics: dict[str, float]) -> Answer:
+    """The row of one answer; the text system reads the prompt, whatever the clip."""
     text = system == "text"
-    return [
-        Answer(
-            suite=item.suite,
-            row_id=item.row_id,
-            clip_id="" if text else item.clip_id,
-            system=system,
-            condition="text" if text else item.condition,
-            voice="" if text else item.voice,
-            heldout_voice=False if text else item.heldout_voice,
-            snr_db=None if text else item.snr_db,
-            heard="" if text else item.heard,
-            response=response,
-            metrics=found,
-        )
-        for item, response, found in zip(items, responses, metrics, strict=True)
-    ]
+    return Answer(
+        suite=item.suite,
+        row_id=item.row_id,
+        clip_id="" if text else item.clip_id,
+        system=system,
+        condition="text" if text else item.condition,
+        voice="" if text else item.voice,
+        heldout_voice=False if text else item.heldout_voice,
+        snr_db=None if text else item.snr_db,
+        heard="" if text else item.heard,
+        response=response,
+        metrics=metrics,
+    )
 
 
 def reference_logps(student: Student, prompts: list[SoftTokens], references: list[str]) -> list[float]:
     """Mean log-probability a token, in nats, that a system gives to the words of the teacher's answers.
 
-    Without the end of the answer: the teacher did not write one where the token limit cut it.
+    Without the end of the answer: the teacher did not write one where the token limit cut it. Products are in the fast
+    dtype: no choice hangs on a likelihood's third decimal.
     """
     ids = student.tokenizer(references, add_special_tokens=False).input_ids
-    return (sequence_logps(student, prompts, ids) / torch.tensor([len(i) for i in ids])).tolist()
+    with torch.autocast(student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+        return (sequence_logps(student, prompts, ids) / torch.tensor([len(i) for i in ids])).tolist()
 
 
 def hearing(items: list[Item]) -> list[dict]:
