@@ -7,7 +7,7 @@ export PYTHONPATH := $(CURDIR)
 export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
 
-.PHONY: run test smoke lock help
+.PHONY: run test smoke bench ears lock help
 run: $(READY)  ## from nothing to a registered candidate with a report
 	speech-rba run
 
@@ -20,6 +20,13 @@ smoke: $(READY)  ## the whole chain at toy size and without network, in a scratc
 	git clone -q . work/smoke
 	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
 		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
+
+bench: $(READY)  ## tokens per second of the teacher's engine against plain transformers
+	python tests/bench_generation.py
+
+ears: $(READY)  ## trains artifacts/ears again, which are committed and frozen in dvc.yaml
+	dvc repro --single-item synthesize
+	python -m speech_rba.stages.ears --data data --rows artifacts/synthesize --out artifacts/ears
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
 	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock

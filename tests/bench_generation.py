@@ -7,6 +7,7 @@ not counted.
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -37,7 +38,7 @@ def main() -> None:
     tokenizer = load_tokenizer(name)
     stock = AutoModelForCausalLM.from_pretrained(_folder(name)).eval()
     size = int(sys.argv[1]) if len(sys.argv) > 1 else settings.batch_size
-    topics = open("data/topics.txt").read().split("\n")
+    topics = Path("data/topics.txt").read_text().split("\n")
     question = "Could you tell me something interesting about {}?"
     chats = [
         chat_ids(tokenizer, [{"role": "user", "content": question.format(topics[i % 200])}], reply=True)
@@ -52,6 +53,7 @@ def main() -> None:
         "answer greedily": (chats, settings.max_completion_tokens, {"temperature": 0.0, "top_p": 1.0},
                             {"do_sample": False}, torch.float32),
     }  # fmt: skip
+    seconds, tokens = [0.0, 0.0], [0, 0]
     for job, (prompts, limit, ours, theirs, dtype) in jobs.items():
         model, ratios = load_language_model(name, dtype), []
         for pair in range(NUM_PAIRS + 1):  # the first warms up
@@ -60,11 +62,16 @@ def main() -> None:
             middle = time.perf_counter()
             torch.manual_seed(pair)
             stock_tokens = plain(stock, tokenizer, prompts, limit, **theirs)
-            speeds = sum(t.num_tokens for t in texts) / (middle - began), stock_tokens / (time.perf_counter() - middle)
+            took = middle - began, time.perf_counter() - middle
+            wrote = sum(t.num_tokens for t in texts), stock_tokens
+            speeds = wrote[0] / took[0], wrote[1] / took[1]
             if pair:
+                seconds = [total + new for total, new in zip(seconds, took, strict=True)]
+                tokens = [total + new for total, new in zip(tokens, wrote, strict=True)]
                 ratios.append(speeds[0] / speeds[1])
                 print(f"{job}: {speeds[0]:.0f} against {speeds[1]:.0f} tokens/s, {ratios[-1]:.2f} times")
         print(f"{job}, batch of {size}: median {statistics.median(ratios):.2f} times plain generate, n = {NUM_PAIRS}")
+    print(f"both: {tokens[0] / seconds[0] / (tokens[1] / seconds[1]):.2f} times")
 
 
 if __name__ == "__main__":

@@ -215,13 +215,13 @@ def test_score_metrics():
         {
             "scores": [row],
             "recovery": [row | {"value": 0.25}],
-            "wer": [{"suite": "s", "condition": "babble", "value": 0.3, "n": 2}],
+            "wer": [{"suite": "s", "ears": "student", "condition": "babble", "value": 0.3, "n": 2}],
             "cost": [{"system": "rba", "tokens_per_s": 9.0, "real_time_factor": None}],
         }
     ) == {
         "rba/s/all/accuracy": 0.5,
         "rba/s/all/accuracy_recovery": 0.25,
-        "heard/s/babble/wer": 0.3,
+        "heard/student/s/babble/wer": 0.3,
         "rba/cost/tokens_per_s": 9.0,
     }
 

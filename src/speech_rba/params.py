@@ -56,6 +56,21 @@ class Voice(Group):
     max_duration_s: Positive
 
 
+class Ears(Group):
+    seed: int
+    max_steps: PositiveInt
+    per_device_train_batch_size: PositiveInt
+    learning_rate: Positive
+    lora_r: PositiveInt
+    distance_weight: Annotated[float, Ge(0)]
+    save_steps: PositiveInt
+    rate: Range
+    pitch_semitones: Range
+    level_db: Range
+    snr_db: Range
+    rt60_s: Range
+
+
 class Features(Group):
     batch_size: PositiveInt
     top_k: PositiveInt
@@ -78,6 +93,7 @@ class Gate(Group):
 
 
 class Base(Group):
+    trained_ears: bool
     top_k: PositiveInt
     temperature: Positive
 
@@ -137,6 +153,7 @@ class Params(Group):
     assets: Assets
     synthesize: Synthesize
     voice: Voice
+    ears: Ears
     features: Features
     validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel owns the plain names
     gate: Gate

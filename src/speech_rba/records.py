@@ -87,7 +87,11 @@ class Clip(Record):
 
 
 class Feature(Record):
-    """What was measured on one clip; `heard` is the 1-best transcript, `wer` its word error rate (a fraction)."""
+    """What was measured on one clip.
+
+    `heard` is the 1-best transcript of Whisper as it came and `wer` its word error rate (a fraction); `student_heard`
+    is the 1-best of the student's ears.
+    """
 
     clip_id: str
     duration_s: float
@@ -97,6 +101,7 @@ class Feature(Record):
     silence_share: float
     words_per_s: float
     heard: str
+    student_heard: str
     wer: float
     mean_logprob: float
 

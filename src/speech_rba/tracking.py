@@ -127,7 +127,7 @@ def score_metrics(scores: dict) -> dict[str, float]:
     for row in scores["recovery"]:
         metrics["{system}/{suite}/{condition}/{metric}_recovery".format(**row)] = row["value"]
     for row in scores["wer"]:
-        metrics["heard/{suite}/{condition}/wer".format(**row)] = row["value"]
+        metrics["heard/{ears}/{suite}/{condition}/wer".format(**row)] = row["value"]
     for row in scores["cost"]:
         metrics |= {f"{row['system']}/cost/{key}": row[key] for key in ("tokens_per_s", "real_time_factor")}
     return {name: value for name, value in metrics.items() if value is not None}

@@ -27,7 +27,7 @@ def test_word_error_rate_is_over_the_corpus():
 def test_measures_of_a_square_wave():
     audio = np.tile(np.float32([0.5, -0.5]), 16000)  # 2 s: RMS and peak 0.5
     audio[:320] = 1.0  # 20 ms at full scale
-    feature = measure(audio, "Open the two windows.", "open the 2 doors", -0.25, "c1")
+    feature = measure(audio, "Open the two windows.", "open the 2 doors", "open the doors", -0.25, "c1")
     assert feature.duration_s == 2.0
     assert feature.rms_db == pytest.approx(10 * np.log10(0.99 * 0.25 + 0.01))
     assert feature.peak == 1.0
@@ -36,6 +36,7 @@ def test_measures_of_a_square_wave():
     assert feature.words_per_s == 2.0
     assert feature.wer == 0.25
     assert (feature.clip_id, feature.heard, feature.mean_logprob) == ("c1", "open the 2 doors", -0.25)
+    assert feature.student_heard == "open the doors"
 
 
 def test_silence_is_relative_to_the_loudest_frame():
@@ -47,6 +48,6 @@ def test_silence_is_relative_to_the_loudest_frame():
 
 
 def test_no_samples_and_digital_silence_stay_finite():
-    empty = measure(np.zeros(0, np.float32), "", "", 0.0, "c1")
+    empty = measure(np.zeros(0, np.float32), "", "", "", 0.0, "c1")
     assert (empty.duration_s, empty.rms_db, empty.words_per_s, empty.wer) == (0.0, -120.0, 0.0, 0.0)
-    assert measure(np.zeros(16000, np.float32), "a word", "", 0.0, "c1").rms_db == -120.0
+    assert measure(np.zeros(16000, np.float32), "a word", "", "", 0.0, "c1").rms_db == -120.0

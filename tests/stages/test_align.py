@@ -42,7 +42,8 @@ def project(tmp_path, student, heard, questions):
                           level_db=-20, condition="clean", snr_db=None, rt60_s=None, seed=0, duration_s=2,
                           sha256=""))  # fmt: skip
         features.append(Feature(clip_id=f"c{i}", duration_s=2, rms_db=-20, peak=0.5, clipped_share=0, silence_share=0,
-                                words_per_s=3, heard=question, wer=0, mean_logprob=0))  # fmt: skip
+                                words_per_s=3, heard=question, student_heard=question, wer=0,
+                                mean_logprob=0))  # fmt: skip
     for name in ("synthesize", "features", "validate", "gate", "base"):
         (tmp_path / "artifacts" / name).mkdir(parents=True)
     write_jsonl(tmp_path / "artifacts/synthesize/rows.jsonl", rows)

@@ -100,7 +100,8 @@ def make_scores(answers: list[Answer]) -> dict:
                     found = recovery(values[system], values["base"], texts[: len(values[system])], 50, 0)
                     if found:
                         recovered.append(of | {"system": system, "n": len(values[system])} | estimate(found))
-    wer = [{"suite": s, "condition": c, "value": 0.1, "n": 9} for s in ("alignment", "spoken_qa") for c in CONDITIONS]
+    wer = [{"suite": s, "condition": c, "ears": e, "value": 0.1, "n": 9} for s in ("alignment", "spoken_qa")
+           for c in CONDITIONS for e in ("Whisper", "student")]  # fmt: skip
     cost = [{"system": system, "tokens_per_s": 280.0, "real_time_factor": 0.4} for system in SYSTEMS]
     return {
         "systems": list(SYSTEMS), "scores": scores, "paired": paired, "recovery": recovered, "cost": cost, "wer": wer,
@@ -138,7 +139,8 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
     features = [
         Feature(
             clip_id=clip.id, duration_s=1.0, rms_db=-20.0, peak=0.5, clipped_share=0.0, silence_share=0.1,
-            words_per_s=2.0, heard="What is the capitol of France", wer=0.25, mean_logprob=-0.3,
+            words_per_s=2.0, heard="What is the capitol of France", student_heard="What is the capital",
+            wer=0.25, mean_logprob=-0.3,
         )
         for clip in clips
     ]  # fmt: skip

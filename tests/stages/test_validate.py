@@ -60,7 +60,7 @@ class World:
         made = {"level_db": -23.0, "duration_s": len(audio) / 16000, "sha256": sha256}
         place = {"id": clip_id, "row_id": row_id, "suite": suite, "split": split, "path": f"clips/{clip_id}.flac"}
         self.clips.append(Clip(transcript=text, **place, **settings, **made, **clip))
-        self.features.append(measure(audio, text, text if heard is None else heard, -0.1, clip_id))
+        self.features.append(measure(audio, text, text if heard is None else heard, "", -0.1, clip_id))
         if suite == "alignment" and row_id not in {row.id for row in self.rows}:
             self.rows.append(a_row(row_id, split, text, completion))
         return clip_id

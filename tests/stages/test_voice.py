@@ -18,6 +18,7 @@ import soundfile
 from speech_rba.params import Params, load_params
 from speech_rba.records import Clip, Message, Question, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import voice
+from speech_rba.synthesis import voices
 
 CONDITIONS = {"clean", "white_noise", "babble", "reverb", "telephone"}
 
@@ -122,7 +123,7 @@ def test_conditions_are_drawn_as_promised(tmp_path, params):
 def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params):
     make_inputs(tmp_path, [row(0, "test", "")])
     planned = voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[0]
-    talkers = voice.plan_talkers(params.voice, tmp_path / "data")
+    talkers = voices.plan_talkers(params.voice.heldout_voice, tmp_path / "data")
     new, silent = voice.record([clip.model_copy(update={"voice": name}) for clip in planned], tmp_path, talkers)
     assert new == {clip.id for clip in silent}
     assert {clip.condition for clip in silent} == CONDITIONS

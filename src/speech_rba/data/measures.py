@@ -52,8 +52,10 @@ def silence_share(audio: np.ndarray) -> float:
     return float((levels_db < max(-60.0, levels_db.max() - 40)).mean())
 
 
-def measure(audio: np.ndarray, transcript: str, heard: str, mean_logprob: float, clip_id: str) -> Feature:
-    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the recogniser wrote.
+def measure(
+    audio: np.ndarray, transcript: str, heard: str, student_heard: str, mean_logprob: float, clip_id: str
+) -> Feature:
+    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the judge wrote.
 
     No samples give a duration of 0 and silence throughout.
     """
@@ -68,6 +70,7 @@ def measure(audio: np.ndarray, transcript: str, heard: str, mean_logprob: float,
         silence_share=silence_share(samples),
         words_per_s=len(normalize(transcript).split()) / duration_s if duration_s else 0.0,
         heard=heard,
+        student_heard=student_heard,
         wer=word_error_rate([transcript], [heard]),
         mean_logprob=mean_logprob,
     )

@@ -213,8 +213,17 @@ def score_table(results: Results, suite: str, metric: str) -> dict:
         "text": cells["text"]["text"],
         "num": {condition: cells["cascade"][condition]["n"] for condition in conditions},
         "systems": [(i, name, cells[name]) for i, name in enumerate(results.systems) if name != "text"],
-        "wer": {wer["condition"]: wer["value"] for wer in results.scores["wer"] if wer["suite"] == suite},
+        "wer": word_error_rates(results.scores, suite),
     }
+
+
+def word_error_rates(scores: dict, suite: str) -> dict[str, dict[str, float]]:
+    """The word error rate of each pair of ears by condition."""
+    rates: dict[str, dict[str, float]] = {}
+    for row in scores["wer"]:
+        if row["suite"] == suite:
+            rates.setdefault(row["ears"], {})[row["condition"]] = row["value"]
+    return rates
 
 
 def gain_table(results: Results, suite: str) -> dict:
@@ -373,8 +382,8 @@ def pick_examples(answers: list[Answer], num_examples: int) -> list[str]:
 def example(results: Results, clip_id: str) -> dict:
     """One recording with what was said, what was heard and every system's answer.
 
-    Keys: clip, wer, audio (data URL), said and heard (lists of (word, agrees)), teacher (None for a question of a
-    suite), metric, answers ((system index, system, response, score), in the order of the systems).
+    Keys: clip, wer, audio (data URL), said (list of (word, agrees)), heard (such a list by who heard), teacher (None
+    for a question of a suite), metric, answers ((system index, system, response, score), in the order of the systems).
 
     Raises:
         ValueError: the clip, its file or the answer of a system is missing.
@@ -393,6 +402,7 @@ def example(results: Results, clip_id: str) -> dict:
     clip, feature = results.clips[clip_id], results.features[clip_id]
     metric = primary_metric(results.scores, suite)
     said, heard = word_diff(clip.transcript, feature.heard)
+    student_heard = word_diff(clip.transcript, feature.student_heard)[1]
     encoded = base64.b64encode((results.audio / clip.path).read_bytes()).decode()
     row = results.rows.get(row_id) if suite == "alignment" else None
     return {
@@ -400,7 +410,7 @@ def example(results: Results, clip_id: str) -> dict:
         "wer": feature.wer,
         "audio": f"data:audio/{Path(clip.path).suffix[1:]};base64,{encoded}",
         "said": said,
-        "heard": heard,
+        "heard": {"Whisper heard": heard, "student heard": student_heard},
         "teacher": row and row.completion,
         "metric": metric,
         "answers": [

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speech_rba.data.audio import read_audio
+from speech_rba.model.audio_tower import hear, load_audio_tower
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.heard import load_spoken
 from speech_rba.model.student import Student
@@ -26,6 +27,7 @@ class Item:
     snr_db: float | None
     prompt: str
     heard: str
+    student_heard: str
     spoken: SoftTokens
     reference: str
     answers: tuple[str, ...]
@@ -48,21 +50,16 @@ def load_items(
     accepted = read_jsonl(validation / "accepted.jsonl", Clip)
     clips = [c for c in accepted if c.split == "test" and c.suite in wanted | {ALIGNMENT}]
     spoken = load_spoken(student, features, clips)
-    heard = heard_texts(features)
+    table = {f.clip_id: f for f in read_jsonl(features / "table.jsonl", Feature)}
     items = [
-        Item(c.suite, c.row_id, c.id, c.condition, c.voice, c.heldout_voice, c.snr_db, c.transcript, heard[c.id], s,
-             reference.get(c.row_id, ""), answers.get(c.row_id, ()))
+        Item(c.suite, c.row_id, c.id, c.condition, c.voice, c.heldout_voice, c.snr_db, c.transcript,
+             table[c.id].heard, table[c.id].student_heard, s, reference.get(c.row_id, ""), answers.get(c.row_id, ()))
         for c, s in zip(clips, spoken, strict=True)
     ]  # fmt: skip
     for folder in folders:
         if Path(folder).name not in wanted:
             items += recordings(student, Path(folder))
     return items
-
-
-def heard_texts(features: Path) -> dict[str, str]:
-    """The 1-best transcript by clip id."""
-    return {f.clip_id: f.heard for f in read_jsonl(features / "table.jsonl", Feature)}
 
 
 def recordings(student: Student, folder: Path) -> list[Item]:
@@ -74,12 +71,16 @@ def recordings(student: Student, folder: Path) -> list[Item]:
         )
     with open(tables[0], encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+    judge = load_audio_tower(student.config.audio_tower, None)
     items = []
     for start in range(0, len(lines), 32):
         batch = lines[start : start + 32]
-        spoken, heard = student.listen([read_audio(folder / "wav" / line[2]) for line in batch], MAX_HEARD_TOKENS)
+        clips = [read_audio(folder / "wav" / line[2]) for line in batch]
+        spoken, student_heard = student.listen(clips, MAX_HEARD_TOKENS)
+        judged = hear(judge, clips, top_k=1, max_tokens=MAX_HEARD_TOKENS)
+        heard = [judge.text(h.token_ids.tolist()) for h in judged]
         items += [
-            Item(folder.name, line[2], line[2], "clean", "recorded", True, None, line[0], h, s, "", (line[1],))
-            for line, h, s in zip(batch, heard, spoken, strict=True)
+            Item(folder.name, line[2], line[2], "clean", "recorded", True, None, line[0], h, sh, s, "", (line[1],))
+            for line, h, sh, s in zip(batch, heard, student_heard, spoken, strict=True)
         ]
     return items

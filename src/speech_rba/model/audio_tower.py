@@ -53,8 +53,11 @@ class AudioTower:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
 
-def load_audio_tower(name: str) -> AudioTower:
-    """The Whisper called `name`, float32, frozen; CTranslate2 weights are converted once."""
+def load_audio_tower(name: str, ears: Path | None) -> AudioTower:
+    """The Whisper called `name`, float32, frozen; CTranslate2 weights are converted once.
+
+    `ears` is a folder with a PEFT adapter that is merged into it.
+    """
     place = resolve(name)
     if isinstance(place, Path) and (place / "model.bin").exists() and not (place / "model.safetensors").exists():
         out = CONVERTED / sha256(place / "model.bin")[:16]
@@ -65,6 +68,10 @@ def load_audio_tower(name: str) -> AudioTower:
                 os.replace(partial, out)
         place = out
     model = WhisperForConditionalGeneration.from_pretrained(place, dtype=torch.float32)
+    if ears:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(ears)).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(place)
     return AudioTower(model.eval().requires_grad_(False), tokenizer, WhisperFeatureExtractor.from_pretrained(place))
 
@@ -149,7 +156,12 @@ def encode(tower: AudioTower, clips: list[np.ndarray]) -> torch.Tensor:
 
 def encode_window(tower: AudioTower, clips: list[np.ndarray], seconds: float) -> torch.Tensor:
     """Encoder states (B, 50 a second, H) of clips padded to `seconds`, with Whisper's position table cut."""
-    features = tower.feature_extractor(
+    return encode_features(tower.model.model.encoder, mel_features(tower, clips, seconds))
+
+
+def mel_features(tower: AudioTower, clips: list[np.ndarray], seconds: float) -> torch.Tensor:
+    """Whisper's log-mel features (B, mel bands, 100 a second) of clips padded to `seconds`."""
+    return tower.feature_extractor(
         clips,
         sampling_rate=SAMPLING_RATE,
         return_tensors="pt",
@@ -157,7 +169,10 @@ def encode_window(tower: AudioTower, clips: list[np.ndarray], seconds: float) ->
         max_length=int(seconds * SAMPLING_RATE),
         truncation=True,
     ).input_features
-    encoder = tower.model.model.encoder
+
+
+def encode_features(encoder: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Encoder states (B, 50 a second, H) of log-mel features of any length."""
     x = torch.nn.functional.gelu(encoder.conv1(features))
     x = torch.nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)
     x = x + encoder.embed_positions.weight[: x.shape[1]]

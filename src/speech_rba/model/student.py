@@ -1,6 +1,7 @@
 """The student: audio in, text out. Frozen ears and language model by name; only what is trained is saved."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
 from speech_rba.model.generation import generate, prefill
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
 
+EARS = "ears"  # the subfolder of a saved student
 MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 
@@ -53,11 +55,12 @@ class Student(PreTrainedModel):
         self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
         self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
         self.generation_config = self.language_model.generation_config
+        self.ears: Path | None = None  # the adapter of the audio tower, if one was trained
 
     @functools.cached_property
     def audio_tower(self) -> AudioTower:
         """Loaded when first used: training and evaluation read what was heard from a file."""
-        return load_audio_tower(self.config.audio_tower)
+        return load_audio_tower(self.config.audio_tower, self.ears)
 
     @functools.cached_property
     def bridge(self) -> Bridge:
@@ -121,17 +124,20 @@ class Student(PreTrainedModel):
         return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
 
     def save_pretrained(self, folder: Path, **kwargs) -> None:
-        """Writes config and projector; the frozen parts are named in the config, not copied."""
+        """Writes config, projector and ears; the frozen parts are named in the config, not copied."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         weight = self.multi_modal_projector.weight.detach().contiguous()
         save_file({"multi_modal_projector.weight": weight}, Path(folder) / "model.safetensors")
+        if self.ears:
+            shutil.copytree(self.ears, Path(folder) / EARS, dirs_exist_ok=True)
 
     @classmethod
     def from_pretrained(cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs) -> "Student":
         """The student saved in `folder`, its language model in `dtype`."""
         student = cls(StudentConfig.from_pretrained(folder), dtype)
         student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+        student.ears = ears if (ears := Path(folder) / EARS).exists() else None
         return student.eval()
 
 

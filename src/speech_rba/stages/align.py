@@ -2,21 +2,18 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import psutil
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import TrainingArguments, set_seed
 
 from speech_rba.assets import sha256
 from speech_rba.model.language import fast_dtype
 from speech_rba.model.student import Student
 from speech_rba.params import Params
 from speech_rba.stages import main, publish, workdir
+from speech_rba.training.loop import Log, common, resume
 from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
 from speech_rba.training.sft import SftTrainer, collate
 from speech_rba.training.store import Example, load_examples
@@ -75,33 +72,9 @@ def with_lora(student: Student, params: Params) -> PeftModel:
     )
 
 
-class Log(TrainerCallback):
-    """Appends what the trainer logs to a file that outlives a kill; a step done again replaces what came after it."""
-
-    def __init__(self, path: Path):
-        self.path, self.phase = path, ""
-        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def begin(self, phase: str, step: int) -> None:
-        """Drops what the last checkpoint does not cover, and starts the clock."""
-        self.phase = phase
-        self.rows = [r for r in self.rows if r["phase"] != phase or r["step"] <= step]
-        self.before, self.started = self.minutes(), time.perf_counter()
-
-    def minutes(self) -> float:
-        return max((row["minutes"] for row in self.rows), default=0.0)
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if not state.is_world_process_zero or "loss" not in logs:
-            return
-        minutes = self.before + (time.perf_counter() - self.started) / 60
-        self.rows.append({"step": state.global_step, "phase": self.phase, "minutes": minutes, **logs})
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-
 def train_sft(model, examples: list[Example], params: Params, steps: int, work: Path, log: Log) -> None:
     """`steps` steps of supervised fine-tuning."""
-    args = TrainingArguments(**common(params, work, steps), learning_rate=params.align.learning_rate,
+    args = TrainingArguments(**common(work, **schedule(params, steps)), learning_rate=params.align.learning_rate,
                              per_device_train_batch_size=params.align.per_device_train_batch_size)  # fmt: skip
     resume(SftTrainer(model, args, data_collator=collate, train_dataset=examples, callbacks=[log]), log, "sft", steps)
 
@@ -116,7 +89,7 @@ def train_rba(model, examples: list[Example], params: Params, work: Path, log: L
     functions = reward_functions(model, examples, load_embedder(params.assets.embedder))
     reward_funcs, reward_weights = weighted(functions, settings)
     args = GRPOConfig(
-        **common(params, work, settings.max_steps),
+        **common(work, **schedule(params, settings.max_steps)),
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=rba_batch(params),
         num_generations=settings.num_generations,
@@ -132,44 +105,14 @@ def train_rba(model, examples: list[Example], params: Params, work: Path, log: L
     resume(trainer, log, "rba", settings.max_steps)
 
 
+def schedule(params: Params, steps: int) -> dict:
+    return {"steps": steps, "seed": params.align.seed, "save_steps": params.align.save_steps}
+
+
 def rba_batch(params: Params) -> int:
     """Completions a reinforcement step: as many prompts as fill the batch once, each with its group."""
     size, group = params.align.per_device_train_batch_size * 2, params.align.rba.num_generations
     return max(group, size // group * group)
-
-
-def common(params: Params, work: Path, steps: int) -> dict:
-    """The trainer arguments that both methods share."""
-    return {
-        "output_dir": str(work),
-        "max_steps": steps,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": min(5, steps // 4),
-        "seed": params.align.seed,
-        "logging_steps": 1,
-        "save_steps": params.align.save_steps,
-        "save_total_limit": 1,
-        "report_to": [],
-        "remove_unused_columns": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "bf16": False,  # the frozen weights may be bfloat16; PEFT keeps the trained ones in float32
-        "max_grad_norm": 1.0,
-    }
-
-
-def resume(trainer: Trainer, log: Log, phase: str, steps: int) -> None:
-    """Trains to the end from the last checkpoint, which keeps optimizer, data order and random state."""
-    if steps == 0:
-        return
-    folder = Path(trainer.args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.exists() else None
-    done = int(last.rsplit("-", 1)[1]) if last else 0
-    if done >= steps:  # the trainer would take one step more
-        set_peft_model_state_dict(trainer.model, load_file(Path(last) / "adapter_model.safetensors"))
-        return
-    log.begin(phase, done)
-    trainer.train(resume_from_checkpoint=last)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,9 @@ def run(
         audio_s = sum(seconds.get(item.clip_id, 0.0) for item in some)
         factor = took["seconds"] / audio_s if audio_s and system != "text" else None
         cost.append({"system": system, "tokens_per_s": took["tokens"] / took["seconds"], "real_time_factor": factor})
-        scored = dict(zip(first, zip(responses, score(answering, embed, system, some, heard_by, responses), strict=True)))
-        answers += [answer_of(system, item, *scored[place]) for item, place in zip(chosen, places, strict=True)]
+        metrics = score(answering, embed, system, some, heard_by, responses)
+        found = dict(zip(first, zip(responses, metrics, strict=True), strict=True))
+        answers += [answer_of(system, item, *found[place]) for item, place in zip(chosen, places, strict=True)]
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
@@ -143,13 +144,15 @@ def reference_logps(student: Student, prompts: list[SoftTokens], references: lis
 
 
 def hearing(items: list[Item]) -> list[dict]:
-    """Word error rate of the 1-best by suite and condition."""
+    """Word error rate of the 1-best, of Whisper as it came and of the student's ears, by suite and condition."""
     groups = defaultdict(list)
     for item in items:
         groups[item.suite, item.condition].append(item)
     return [
-        {"suite": s, "condition": c, "value": word_error_rate([i.prompt for i in g], [i.heard for i in g]), "n": len(g)}
-        for (s, c), g in groups.items()
+        {"suite": suite, "condition": condition, "ears": ears, "n": len(group)}
+        | {"value": word_error_rate([i.prompt for i in group], [getattr(i, field) for i in group])}
+        for (suite, condition), group in groups.items()
+        for ears, field in (("Whisper", "heard"), ("student", "student_heard"))
     ]
 
 

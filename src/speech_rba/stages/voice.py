@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,6 @@ from speech_rba.synthesis import augment, voices
 
 NOISY = ("white_noise", "babble", "reverb", "telephone")
 CLEAN_SHARE = 0.25
-NUM_TALKERS = 6
-TOPICS_PER_TALKER = 8
 PAUSE_S = 0.3  # before and after: Whisper loses the first words of speech that starts with the recording
 
 log = logging.getLogger(__name__)
@@ -52,7 +50,7 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     clips, made = [], []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(params.voice.num_workers, spawn, initializer=_die_with_parent) as pool:
-        record_all = partial(record, folder=work, talkers=plan_talkers(params.voice, data))
+        record_all = partial(record, folder=work, talkers=voices.plan_talkers(params.voice.heldout_voice, data))
         results = pool.map(record_all, speeches, chunksize=4)
         for new, recorded in tqdm(results, total=len(speeches), desc="voice", unit="speech"):
             clips += recorded
@@ -122,21 +120,16 @@ def _seed(voice: Voice, purpose: str, key: str) -> int:
 
 
 def _draw_speech(voice: Voice, key: str, allowed: list[str], row_id: str, suite: str, split: str, text: str) -> dict:
-    """The fields of Clip that all recordings of one speech share.
-
-    The engines speak equally often, though the neural ones have a voice each: of 48 questions Whisper tiny.en gets
-    1 % (hibari) and 5 % (Piper) of the words wrong, and 16 to 29 % of espeak's.
-    """
+    """The fields of Clip that all recordings of one speech share."""
     rng = np.random.default_rng(_seed(voice, "speech", key))
-    engine = rng.choice(sorted({name.partition("-")[0] for name in allowed}))
-    name = str(rng.choice([name for name in allowed if name.startswith(f"{engine}-")]))
+    name = voices.draw_voice(allowed, rng)
     return {
         "row_id": row_id,
         "suite": suite,
         "split": split,
         "transcript": text,
         "voice": name,
-        "engine": str(engine),
+        "engine": name.partition("-")[0],
         "heldout_voice": name == voice.heldout_voice,
         "rate": round(rng.uniform(*voice.rate), 3),
         "pitch_semitones": round(rng.uniform(*voice.pitch_semitones), 3),
@@ -163,18 +156,6 @@ def _draw_clip(voice: Voice, clip_id: str, condition: str, speech: dict) -> Clip
         sha256="",
         **speech,
     )
-
-
-def plan_talkers(voice: Voice, data: Path) -> list[tuple[str, str]]:
-    """Voice and text of everyone who can be in the background: each training voice reads out topics."""
-    topics = (data / "topics.txt").read_text(encoding="utf-8").split("\n")
-    topics = [topic for topic in topics if topic.strip()]
-    if not topics:
-        raise ValueError(f"{data / 'topics.txt'} is empty; babble reads topics from it, one a line")
-    names = voices.training_voices(voice.heldout_voice)
-    starts = (TOPICS_PER_TALKER * i for i in range(len(names)))
-    texts = (" and ".join(topics[(s + k) % len(topics)] for k in range(TOPICS_PER_TALKER)) for s in starts)
-    return list(zip(names, texts, strict=True))
 
 
 def _die_with_parent() -> None:
@@ -204,18 +185,13 @@ def in_condition(speech: np.ndarray, clip: Clip, talkers: list[tuple[str, str]])
         speech = augment.with_noise(speech, augment.white_noise(len(speech), rng), clip.snr_db)
     elif clip.condition == "babble":
         others = [talker for talker in talkers if talker[0] != clip.voice]
-        chosen = [_talker(*others[i]) for i in rng.choice(len(others), NUM_TALKERS, replace=False)]
+        chosen = [voices.talk(*others[i]) for i in rng.choice(len(others), augment.NUM_TALKERS, replace=False)]
         speech = augment.with_noise(speech, augment.babble(chosen, len(speech), rng), clip.snr_db)
     elif clip.condition == "reverb":
         speech = augment.reverberated(speech, clip.rt60_s, rng)
     elif clip.condition == "telephone":
         speech = augment.telephone(speech)
     return augment.at_level(speech, clip.level_db)
-
-
-@cache
-def _talker(name: str, text: str) -> np.ndarray:
-    return voices.speak(name, text, rate=1.0, pitch_semitones=0.0)
 
 
 def _save(audio: np.ndarray, clip: Clip, folder: Path) -> None:

@@ -11,6 +11,10 @@ SAMPLE_RATE = 16_000
 LINE_RATE = 8_000
 LINE_BAND_HZ = (300, 3400)
 MAX_PEAK = 0.99
+ROOM_SHARE, LINE_SHARE = 0.3, 0.2  # of the speech that trains the ears
+NOISES = ("none", "white", "pink", "babble")
+MIN_BABBLE_SNR_DB = 0.0  # below, nobody can tell who is meant
+NUM_TALKERS = 6  # who speak at once in babble
 
 
 def rms(audio: np.ndarray) -> float:
@@ -36,6 +40,14 @@ def with_noise(audio: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarra
 def white_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise, float32 `(num_samples,)`."""
     return rng.standard_normal(num_samples, dtype=np.float32)
+
+
+def pink_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise whose power falls by 3 dB an octave, `(num_samples,)`, as most rooms have it."""
+    if not num_samples:
+        return np.zeros(0, np.float32)
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), num_samples).astype(np.float32)
 
 
 def babble(talkers: list[np.ndarray], num_samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -70,3 +82,19 @@ def telephone(audio: np.ndarray) -> np.ndarray:
     band = butter(4, LINE_BAND_HZ, "bandpass", fs=LINE_RATE, output="sos")
     heard = soxr.resample(sosfiltfilt(band, line, padlen=0).astype(np.float32), LINE_RATE, SAMPLE_RATE)
     return np.pad(heard, (0, max(0, len(audio) - len(heard))))[: len(audio)]
+
+
+def in_the_wild(
+    audio: np.ndarray, talkers: list[np.ndarray], snr_db: list[float], rt60_s: list[float], rng: np.random.Generator
+) -> np.ndarray:
+    """`audio` in a room, a noise and a line, each there or not by chance; `snr_db` and `rt60_s` are ranges."""
+    if rng.random() < ROOM_SHARE:
+        audio = reverberated(audio, rng.uniform(*rt60_s), rng)
+    kind, snr = rng.choice(NOISES), rng.uniform(*snr_db)
+    if kind == "babble":
+        chosen = [talkers[i] for i in rng.choice(len(talkers), NUM_TALKERS, replace=False)]
+        audio = with_noise(audio, babble(chosen, len(audio), rng), max(snr, MIN_BABBLE_SNR_DB))
+    elif kind != "none":
+        noise = {"white": white_noise, "pink": pink_noise}[kind](len(audio), rng)
+        audio = with_noise(audio, noise, snr)
+    return telephone(audio) if rng.random() < LINE_SHARE else audio

@@ -1,0 +1,134 @@
+"""data/topics.txt, rows.jsonl of synthesize -> artifacts/ears: an adapter of the audio tower, ears.json, README.md.
+
+It is trained on the texts of the training rows, spoken and spoiled anew. That takes longer than a run should, so the
+result is committed and the stage is frozen in dvc.yaml; `make ears` trains it again.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+from transformers import TrainingArguments, set_seed
+
+from speech_rba.data.measures import word_error_rate
+from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
+from speech_rba.params import Ears, Params
+from speech_rba.records import Row, read_jsonl
+from speech_rba.stages import main, publish, workdir
+from speech_rba.synthesis import augment, voices
+from speech_rba.training.ears import EarsTrainer, training_order, with_lora
+from speech_rba.training.loop import Log, common, resume
+
+PAUSE_S = 0.3  # before and after the speech
+MAX_CLIP_S = 9
+NUM_CHECKED = 96  # held-out texts that the model card's word error rates are from
+CHECK_BATCH = 32
+VOICES_PER_TEXT = 2  # a text is spoken once by each and kept: speaking takes as long as training
+
+
+class Speech(Dataset):
+    """(clean, spoiled, text) of each place of `order`: the speech is made once, what spoils it is drawn anew."""
+
+    def __init__(self, texts: list[str], order: list[int], allowed: list[str], talkers: list, ears: Ears):
+        self.texts, self.order, self.allowed, self.talkers, self.ears = texts, order, allowed, talkers, ears
+        self.spoken = functools.cache(self._spoken)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        rng = np.random.default_rng([self.ears.seed, index])
+        clean = self.spoken(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
+        spoiled = augment.in_the_wild(clean, self.talkers, self.ears.snr_db, self.ears.rt60_s, rng)
+        spoiled = augment.at_level(spoiled, rng.uniform(*self.ears.level_db))[: MAX_CLIP_S * augment.SAMPLE_RATE]
+        return clean, spoiled, self.texts[self.order[index]]
+
+    def _spoken(self, place: int, number: int) -> np.ndarray:
+        rng = np.random.default_rng([self.ears.seed, place, number])
+        voice, rate = voices.draw_voice(self.allowed, rng), rng.uniform(*self.ears.rate)
+        speech = voices.speak(voice, self.texts[place], rate, rng.uniform(*self.ears.pitch_semitones))
+        padded = np.pad(speech, round(PAUSE_S * augment.SAMPLE_RATE))[: MAX_CLIP_S * augment.SAMPLE_RATE]
+        return augment.at_level(padded, float(np.mean(self.ears.level_db)))
+
+
+def run(params: Params, data: Path, rows: Path, out: Path) -> None:
+    """The adapter in float16, and its model card. A killed run goes on from its last checkpoint."""
+    ears, heldout_voice = params.ears, params.voice.heldout_voice
+    work = workdir("ears", params.assets.audio_tower, ears, heldout_voice, rows / "rows.jsonl", data / "topics.txt")
+    tower = load_audio_tower(params.assets.audio_tower, None)
+    written = read_jsonl(rows / "rows.jsonl", Row)
+    texts = [row.prompt for row in written if row.split == "train"]
+    heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
+    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voice, data)]
+    order = training_order([len(text) for text in texts], ears.max_steps, ears.per_device_train_batch_size, ears.seed)
+    speech = Speech(texts, order, voices.training_voices(heldout_voice), talkers, ears)
+    check = Speech(heldout, list(range(len(heldout))), [heldout_voice], talkers, ears)
+    facts = {"audio_tower": params.assets.audio_tower, "num_texts": len(texts), "num_clips": len(speech)}
+    facts |= {"num_checked": len(check), "wer_before": word_error_rates(tower, check)}
+    model, log = train(tower, speech, ears, work)
+    with publish(out) as folder:
+        model.save_pretrained(folder)
+        weights = load_file(folder / "adapter_model.safetensors")
+        save_file({k: w.to(torch.float16) for k, w in weights.items()}, folder / "adapter_model.safetensors")
+        trained = load_audio_tower(params.assets.audio_tower, folder)
+        facts |= {"minutes": log.minutes(), "wer_after": word_error_rates(trained, check)}
+        (folder / "ears.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (folder / "README.md").write_text(card(params, facts))
+    print("ears: word error rate of clean and spoiled speech {wer_before} before, {wer_after} after".format(**facts))
+
+
+def train(tower: AudioTower, speech: Speech, ears: Ears, work: Path) -> tuple[PeftModel, Log]:
+    set_seed(ears.seed)
+    model, log = with_lora(tower, ears.lora_r), Log(work / "log.jsonl")
+    arguments = common(work / "ears", steps=ears.max_steps, seed=ears.seed, save_steps=ears.save_steps)
+    arguments |= {"warmup_steps": ears.max_steps // 10, "learning_rate": ears.learning_rate}
+    args = TrainingArguments(**arguments, per_device_train_batch_size=ears.per_device_train_batch_size)
+    trainer = EarsTrainer(model, tower, ears.distance_weight, args, train_dataset=speech, callbacks=[log])
+    resume(trainer, log, "ears", ears.max_steps)
+    return model, log
+
+
+def word_error_rates(tower: AudioTower, speech: Speech) -> tuple[float, float]:
+    """Of the texts in the held-out voice, clean and spoiled."""
+    rates = []
+    for kind in (0, 1):
+        heard = []
+        for start in range(0, len(speech), CHECK_BATCH):
+            clips = [speech[i][kind] for i in range(start, min(start + CHECK_BATCH, len(speech)))]
+            heard += [tower.text(h.token_ids.tolist()) for h in hear(tower, clips, top_k=1, max_tokens=48)]
+        rates.append(word_error_rate([speech.texts[place] for place in speech.order], heard))
+    return rates[0], rates[1]
+
+
+def card(params: Params, facts: dict) -> str:
+    """The model card: what the ears were trained on, how, and what they hear."""
+    ears, (clean, spoiled), (clean_after, spoiled_after) = params.ears, facts["wer_before"], facts["wer_after"]
+    return f"""# Ears of speech-rba
+
+A LoRA adapter (rank {ears.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make ears` \
+in {facts["minutes"]:.0f} minutes.
+
+- Data: {facts["num_texts"]} training texts that the teacher wrote, {facts["num_clips"]} clips; no person recorded.
+- Voices: every voice of the voice stage but `{params.voice.heldout_voice}`, at {ears.rate} times their rate, \
+{ears.pitch_semitones} semitones.
+- Conditions: by chance a room (RT60 {ears.rt60_s} s), white noise, pink noise or babble (SNR {ears.snr_db} dB), \
+a telephone line.
+- Loss: cross-entropy of the words, plus {ears.distance_weight} times the distance from the untouched encoder's states \
+of the clean clip.
+
+Word error rate on {facts["num_checked"]} held-out texts in the held-out voice:
+
+| | clean | spoiled |
+|---|---|---|
+| Whisper as it came | {clean:.3f} | {spoiled:.3f} |
+| with these ears | {clean_after:.3f} | {spoiled_after:.3f} |
+"""
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,78 @@
+"""The ears learn to hear speech in rooms, noises and lines as they hear it clean: LoRA on a frozen Whisper.
+
+The loss is the cross-entropy of the words that were said, plus how far the encoder's states of the spoiled clip are
+from those of the untouched encoder for the clean clip, relative
+to their power.
+"""
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer
+
+from speech_rba.model.audio_tower import SAMPLING_RATE, AudioTower, encode_features, mel_features, start_ids, window_s
+from speech_rba.model.language import fast_dtype
+
+LINEAR = r"self_attn\.(q|k|v|out)_proj|encoder_attn\.(q|k|v|out)_proj|fc1|fc2"
+SORTED_BATCHES = 32  # batches whose clips are sorted together, so that like lengths share a window
+
+
+def with_lora(tower: AudioTower, lora_r: int) -> PeftModel:
+    """The tower's Whisper with trainable low-rank updates on every linear layer of encoder and decoder."""
+    targets = rf".*(encoder|decoder)\.layers\.\d+\.({LINEAR})"
+    return get_peft_model(tower.model, LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules=targets))
+
+
+def training_order(lengths: list[int], num_batches: int, batch_size: int, seed: int) -> list[int]:
+    """Places of the texts to train on, `num_batches * batch_size`: each pass sees all, like lengths in a batch."""
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < num_batches * batch_size:
+        shuffled, block = rng.permutation(len(lengths)), SORTED_BATCHES * batch_size
+        blocks = [sorted(shuffled[i : i + block], key=lengths.__getitem__) for i in range(0, len(shuffled), block)]
+        batches = [b[i : i + batch_size] for b in blocks for i in range(0, len(b), batch_size)]
+        whole = [batch for batch in batches if len(batch) == batch_size] or batches
+        order += [int(place) for i in rng.permutation(len(whole)) for place in whole[i]]
+    return order[: num_batches * batch_size]
+
+
+class EarsTrainer(Trainer):
+    """transformers' Trainer over items (clean, spoiled, text): float32 clips at 16 kHz and what they say."""
+
+    def __init__(self, model: PeftModel, tower: AudioTower, distance_weight: float, *args, **kwargs):
+        self.tower, self.distance_weight, self.silence = tower, distance_weight, tower.silence
+        super().__init__(model, *args, data_collator=self.collate, **kwargs)
+
+    def _get_train_sampler(self, *_):
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # `training_order` has shuffled it
+
+    def collate(self, items: list[tuple[np.ndarray, np.ndarray, str]]) -> dict:
+        """Log-mel features of both clips in one window, and the tokens that the decoder reads and shall write."""
+        seconds = window_s(max(len(spoiled) for _, spoiled, _ in items) / SAMPLING_RATE)
+        start, end = start_ids(self.tower.tokenizer), self.tower.model.config.eos_token_id
+        texts = [self.tower.tokenizer(f" {text}", add_special_tokens=False).input_ids for *_, text in items]
+        length = max(map(len, texts))
+        return {
+            "clean": mel_features(self.tower, [clean for clean, *_ in items], seconds),
+            "spoiled": mel_features(self.tower, [spoiled for _, spoiled, _ in items], seconds),
+            "input_ids": torch.tensor([start + t + [end] * (length - len(t)) for t in texts]),
+            "labels": torch.tensor([[-100] * (len(start) - 1) + t + [end] + [-100] * (length - len(t)) for t in texts]),
+        }
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        whisper = model.get_base_model()
+        with torch.autocast(self.args.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+            with torch.no_grad(), model.disable_adapter():
+                wanted = encode_features(whisper.model.encoder, inputs["clean"]).float()
+            states = encode_features(whisper.model.encoder, inputs["spoiled"])
+            silence = self.silence.to(states).expand(len(states), -1, -1)
+            heard = torch.cat([states, silence], dim=1)
+            decoded = whisper.model.decoder(
+                input_ids=inputs["input_ids"], encoder_hidden_states=heard, use_cache=False
+            ).last_hidden_state
+            kept = inputs["labels"] != -100
+            logits = whisper.proj_out(decoded[kept])
+        distance = (states.float() - wanted).pow(2).mean() / wanted.pow(2).mean()
+        words = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"][kept])
+        loss = words + self.distance_weight * distance
+        return (loss, {}) if return_outputs else loss

@@ -1,0 +1,75 @@
+"""The ears' training on real speech: it starts as Whisper, its loss falls, and the student hears with what it saved."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from speech_rba.model.audio_tower import load_audio_tower
+from speech_rba.params import Params
+from speech_rba.records import Message, Row, Sampling, write_jsonl
+from speech_rba.stages import base, ears
+from speech_rba.training.ears import training_order
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(number: int, split: str, prompt: str) -> Row:
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
+    return Row(id=f"r{number}", task="question", split=split, messages=[Message(role="user", content=prompt)],
+               prompt=prompt, completion="It is.", completion_ended=True, teacher="t", template_hash="h",
+               sampling=sampling, seed=0)  # fmt: skip
+
+
+@pytest.fixture
+def params() -> Params:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["ears"].update(max_steps=12, per_device_train_batch_size=4, save_steps=5, lora_r=8)
+    return Params.model_validate(values)
+
+
+def test_ears_learn_and_the_student_hears_with_them(tmp_path, monkeypatch, params):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/topics.txt").write_text("lions\nrain\nbread\n")
+    Path("rows").mkdir()
+    texts = ["How do trees grow?", "Why is the sky blue?", "What do bees eat in winter?", "Who built the tower?"]
+    write_jsonl(Path("rows/rows.jsonl"), [row(i, "train", t) for i, t in enumerate(texts)] + [row(9, "test", "Why?")])
+    ears.run(params, Path("data"), Path("rows"), Path("ears"))
+    logs = [json.loads(line) for line in next(Path("work/ears").rglob("log.jsonl")).read_text().splitlines()]
+    losses = [float(log["loss"]) for log in logs]
+    assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
+    weights = load_file("ears/adapter_model.safetensors")
+    assert {w.dtype.itemsize for w in weights.values()} == {2}
+    facts = json.loads(Path("ears/ears.json").read_text())
+    assert facts["num_texts"] == 4 and facts["num_clips"] == 48 and "make ears" in Path("ears/README.md").read_text()
+
+    base.run(params, Path("ears"), Path("base"))
+    from speech_rba.model.student import Student
+
+    student = Student.from_pretrained(Path("base"))
+    plain = load_audio_tower(params.assets.audio_tower, None)
+    name = "model.encoder.layers.0.fc1.weight"
+    ours, theirs = (tower.model.get_parameter(name) for tower in (student.audio_tower, plain))
+    low, high = (weights[f"base_model.model.{name.replace('weight', '')}lora_{x}.weight"].float() for x in "AB")
+    assert np.allclose((ours - theirs).numpy(), 2 * (high @ low).numpy(), atol=1e-5)  # alpha / r is 2
+
+
+def test_ears_of_another_tower_are_refused(tmp_path, monkeypatch, params):
+    monkeypatch.chdir(tmp_path)
+    Path("ears").mkdir()
+    Path("ears/ears.json").write_text('{"audio_tower": "openai/whisper-large-v3"}')
+    with pytest.raises(ValueError, match=r"ears was trained for openai/whisper-large-v3, .* run `make ears`"):
+        base.run(params, Path("ears"), Path("base"))
+    assert not Path("base").exists()
+
+
+def test_a_pass_sees_every_text_once_and_like_lengths_share_a_batch():
+    lengths = [10, 90, 11, 91, 12, 92]
+    order = training_order(lengths, num_batches=6, batch_size=2, seed=3)
+    assert sorted(order[:6]) == sorted(order[6:]) == list(range(6))
+    batches = [{lengths[place] // 50 for place in order[i : i + 2]} for i in range(0, 12, 2)]
+    assert batches.count({0, 1}) == 2  # 12 with 90, once a pass
