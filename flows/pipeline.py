@@ -34,12 +34,13 @@ MEANING = {
     "Completed": "the stage ran",
     "Restored": "the outputs came from the cache",
     "Skipped": "the stage did not change",
+    "Verified": "the stage is frozen, its outputs are committed",
 }
 
 
 @task(task_run_name="{name}")
 def stage(name: str, settled: bool, timeout_s: float | None) -> State:
-    """The stage as DVC left it: Completed, Restored or Skipped, or Failed with its last lines."""
+    """The stage as DVC left it, under a name of MEANING, or Failed with its last lines."""
     try:
         done = "Skipped" if settled else stages.run_stage(name, timeout_s, get_run_logger().info)
     except stages.StageError as error:

@@ -96,7 +96,7 @@ def read_graph() -> tuple[dict[str, list[str]], set[str]]:
 
 
 def run_stage(name: str, timeout_s: float | None, log: Callable[[str], None]) -> str:
-    """What DVC did with the stage: "Completed" (it ran), "Restored" (from the cache) or "Skipped" (no change).
+    """What DVC did with the stage: "Completed" (it ran), "Restored", "Skipped" or "Verified", as in pipeline.MEANING.
 
     Raises:
         StageError: it failed, or did not end in `timeout_s` seconds and was killed.
@@ -113,6 +113,8 @@ def run_stage(name: str, timeout_s: float | None, log: Callable[[str], None]) ->
                 outcome = "Skipped"
             elif line.endswith("is cached - skipping run, checking out outputs"):
                 outcome = "Restored"
+            elif line.startswith("Verifying outputs in frozen stage"):
+                outcome = "Verified"
         code = process.wait()
     finally:
         timer.cancel()

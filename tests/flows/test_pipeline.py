@@ -38,6 +38,7 @@ stages:
     cmd: "exec python stage.py ${item.k} first ${item.k}.txt"
     deps: [first, "${item.k}.txt"]
     outs: ["${item.k}"]
+  trained: {frozen: true, cmd: "exec false", deps: [stage.py], outs: [weights: {cache: false}]}
   first: {cmd: exec python stage.py first, deps: [stage.py], outs: [first]}
 """
 
@@ -45,7 +46,15 @@ stages:
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = {"dvc.yaml": DVC_YAML, "stage.py": STAGE, "x.txt": "1", "y.txt": "2", "command.txt": "", "runs.txt": ""}
+    files = {
+        "dvc.yaml": DVC_YAML,
+        "stage.py": STAGE,
+        "x.txt": "1",
+        "y.txt": "2",
+        "command.txt": "",
+        "runs.txt": "",
+        "weights": "w",
+    }
     for name, text in files.items():
         Path(name).write_text(text)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
@@ -97,7 +106,8 @@ def lives(process: psutil.Process) -> bool:
 
 
 def test_only_what_changed_runs(toy, server, monkeypatch):
-    assert run_pipeline() == dict.fromkeys(["first", "middle@x", "middle@y", "last"], "Completed")
+    ran = dict.fromkeys(["first", "middle@x", "middle@y", "last"], "Completed")
+    assert run_pipeline() == ran | {"trained": "Verified"}
     order = Path("runs.txt").read_text().split()
     assert order[0] == "first" and order[-1] == "last" and sorted(order[1:3]) == ["x", "y"]
     assert Path("last").read_text() == "lastxfirst1yfirst2"
@@ -108,11 +118,13 @@ def test_only_what_changed_runs(toy, server, monkeypatch):
 
     Path("y.txt").write_text("3")
     changed = {"first": "Skipped", "middle@x": "Skipped", "middle@y": "Completed", "last": "Completed"}
+    changed["trained"] = "Skipped"
     assert run_pipeline() == changed
     assert Path("last").read_text() == "lastxfirst1yfirst3"
 
     Path("x").unlink()
     restored = {"first": "Skipped", "middle@x": "Restored", "middle@y": "Skipped", "last": "Skipped"}
+    restored["trained"] = "Skipped"
     assert run_pipeline() == restored
     assert Path("runs.txt").read_text().split()[4:] == ["y", "last"]
 

@@ -1,0 +1,83 @@
+"""Evaluation with the real student: every clip gets an answer of every system, and like prompts are answered once."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speech_rba.model.bridge import hard_tokens
+from speech_rba.model.heard import save_heard
+from speech_rba.params import Params
+from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.stages import evaluate
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def params() -> Params:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["evaluate"].update(suites=[], max_completion_tokens=8, num_bootstrap=50)
+    return Params.model_validate(values)
+
+
+def write_inputs(folder: Path, student, heard, questions) -> None:
+    """Two rows, each in a clean and a noisy clip; both clips of a row were heard alike."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
+    rows, clips, features = [], [], []
+    for i, question in enumerate(questions[:2]):
+        messages = [Message(role="user", content=question)]
+        rows.append(Row(id=f"r{i}", task="question", split="test", messages=messages, prompt=question,
+                        completion="It is Paris.", completion_ended=True, teacher="t", template_hash="h",
+                        sampling=sampling, seed=0))  # fmt: skip
+        for condition in ("clean", "telephone"):
+            clip_id = f"r{i}-{condition}"
+            clips.append(Clip(id=clip_id, row_id=f"r{i}", suite="alignment", split="test", path=f"clips/{clip_id}.flac",
+                              transcript=question, voice="v", engine="e", heldout_voice=False, rate=1,
+                              pitch_semitones=0, level_db=-20, condition=condition, snr_db=None, rt60_s=None, seed=0,
+                              duration_s=2, sha256=""))  # fmt: skip
+            features.append(Feature(clip_id=clip_id, duration_s=2, rms_db=-20, peak=0.5, clipped_share=0,
+                                    silence_share=0, words_per_s=3, heard=question, student_heard="Why?", wer=0,
+                                    mean_logprob=0))  # fmt: skip
+    for name in ("synthesize", "voice", "features", "validate", "data/suites", "align"):
+        (folder / name).mkdir(parents=True)
+    write_jsonl(folder / "synthesize/rows.jsonl", rows)
+    write_jsonl(folder / "voice/manifest.jsonl", clips)
+    write_jsonl(folder / "features/table.jsonl", features)
+    write_jsonl(folder / "validate/accepted.jsonl", clips)
+    save_heard(folder / "features/heard.safetensors", [h for h in heard[:2] for _ in range(2)])
+    student.save_pretrained(folder / "base")
+
+
+def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params, student, heard, questions):
+    monkeypatch.chdir(tmp_path)
+    write_inputs(tmp_path, student, heard, questions)
+    names = ("data", "synthesize", "voice", "features", "validate", "base", "align", "out")
+    evaluate.run(params, *map(Path, names))
+    answers = read_jsonl(Path("out/answers.jsonl"), Answer)
+    assert [(a.system, a.clip_id) for a in answers if a.system == "text"] == [("text", ""), ("text", "")]
+    by_system = {s: [a for a in answers if a.system == s] for s in ("text", "cascade", "base")}
+    for system in ("cascade", "base"):
+        assert [a.clip_id for a in by_system[system]] == ["r0-clean", "r0-telephone", "r1-clean", "r1-telephone"]
+        clean, telephone, other, _ = by_system[system]
+        assert (clean.response, clean.metrics) == (telephone.response, telephone.metrics)
+        assert clean.response and clean.response != other.response
+    # what Whisper wrote is the question, so the cascade answers as the text system does
+    text = {a.row_id: a.response for a in by_system["text"]}
+    assert [a.response for a in by_system["cascade"][::2]] == [text["r0"], text["r1"]]
+    scores = json.loads(Path("out/scores.json").read_text())
+    assert scores["systems"] == ["text", "cascade", "base"]
+    rates = {(w["condition"], w["ears"]): w["value"] for w in scores["wer"]}
+    assert rates["clean", "Whisper"] == 0 and rates["clean", "student"] == 1
+    assert all(cost["tokens_per_s"] > 0 for cost in scores["cost"])
+
+
+def test_the_same_prompt_in_another_row_is_answered_anew():
+    class Item:
+        def __init__(self, row_id):
+            self.suite, self.row_id = "alignment", row_id
+
+    one, two = hard_tokens([1, 2], 4), hard_tokens([1, 3], 4)
+    items = [Item("a"), Item("a"), Item("a"), Item("b")]
+    assert evaluate.representatives(items, [one, two, hard_tokens([1, 2], 4), one]) == [0, 1, 0, 3]
