@@ -36,8 +36,10 @@ def questions():
 @pytest.fixture(scope="session")
 def heard(student, questions):
     """What the audio tower heard in 50 questions spoken by the neural voice, with 8 alternatives a position."""
+    import torch
+
     from speech_rba.model.audio_tower import hear
     from speech_rba.synthesis.voices import speak
 
     clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions[:50]]
-    return hear(student.audio_tower, clips, top_k=8, max_tokens=48)
+    return hear(student.audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)

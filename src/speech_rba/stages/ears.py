@@ -17,6 +17,7 @@ from transformers import TrainingArguments, set_seed
 
 from speech_rba.data.measures import word_error_rate
 from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
+from speech_rba.model.language import fast_dtype
 from speech_rba.params import Ears, Params
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
@@ -71,6 +72,7 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     facts = {"audio_tower": params.assets.audio_tower, "num_texts": len(texts), "num_clips": len(speech)}
     facts |= {"num_checked": len(check), "wer_before": word_error_rates(tower, check)}
     model, log = train(tower, speech, ears, work)
+    model.peft_config["default"].base_model_name_or_path = params.assets.audio_tower  # else this machine's cache
     with publish(out) as folder:
         model.save_pretrained(folder)
         weights = load_file(folder / "adapter_model.safetensors")
@@ -100,7 +102,8 @@ def word_error_rates(tower: AudioTower, speech: Speech) -> tuple[float, float]:
         heard = []
         for start in range(0, len(speech), CHECK_BATCH):
             clips = [speech[i][kind] for i in range(start, min(start + CHECK_BATCH, len(speech)))]
-            heard += [tower.text(h.token_ids.tolist()) for h in hear(tower, clips, top_k=1, max_tokens=48)]
+            found = hear(tower, clips, top_k=1, max_tokens=48, dtype=fast_dtype())
+            heard += [tower.text(h.token_ids.tolist()) for h in found]
         rates.append(word_error_rate([speech.texts[place] for place in speech.order], heard))
     return rates[0], rates[1]
 

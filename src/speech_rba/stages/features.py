@@ -15,6 +15,7 @@ from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
 from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, AudioTower, Heard, hear, load_audio_tower
 from speech_rba.model.heard import load_heard, save_heard
+from speech_rba.model.language import fast_dtype
 from speech_rba.model.student import Student
 from speech_rba.params import Params
 from speech_rba.records import Clip, read_jsonl, write_jsonl
@@ -83,7 +84,8 @@ def hear_round(tower: AudioTower, params: Params, voice: Path, clips: list[Clip]
     found: list[Heard] = []
     for i in range(0, len(audio), params.features.batch_size):
         batch = audio[i : i + params.features.batch_size]
-        found += hear(tower, batch, top_k=params.features.top_k, max_tokens=params.features.max_tokens)
+        settings = {"top_k": params.features.top_k, "max_tokens": params.features.max_tokens, "dtype": fast_dtype()}
+        found += hear(tower, batch, **settings)
     partial = path.with_suffix(".partial")
     save_heard(partial, found)
     partial.replace(path)
