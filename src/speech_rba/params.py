@@ -47,6 +47,7 @@ class Voice(Group):
     seed: int
     num_workers: PositiveInt
     train_clips_per_row: PositiveInt
+    max_suite_questions: Count
     heldout_voice: str
     rate: Range
     pitch_semitones: Range

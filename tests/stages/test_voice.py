@@ -131,6 +131,13 @@ def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params
     assert all(np.abs(soundfile.read(tmp_path / f"{clip.id}.flac")[0]).max() == 0 for clip in silent)
 
 
+def test_only_the_first_questions_of_a_suite_are_spoken(tmp_path, params):
+    make_inputs(tmp_path, [row(0, "train", "Why?")])
+    few = params.voice.model_copy(update={"max_suite_questions": 1})
+    planned = voice.plan(few, tmp_path / "data", tmp_path / "rows")
+    assert [clips[0].row_id for clips in planned] == ["r0", "q0"]
+
+
 def test_ids_that_are_no_file_names_are_refused(tmp_path, params):
     make_inputs(tmp_path, [row(0, "train", "Why?").model_copy(update={"id": "../r0"})])
     with pytest.raises(ValueError, match=r"clip id '\.\./r0-0' must be unique"):

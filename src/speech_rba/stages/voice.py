@@ -97,7 +97,7 @@ def plan(voice: Voice, data: Path, rows: Path) -> list[list[Clip]]:
                 speech = _draw_speech(voice, clip_id, training, row.id, "alignment", row.split, row.prompt)
                 speeches.append([_draw_clip(voice, clip_id, _draw_condition(voice, clip_id), speech)])
     for file in sorted(data.glob("suites/*/questions.jsonl")):
-        for number, question in enumerate(read_jsonl(file, Question)):
+        for number, question in enumerate(read_jsonl(file, Question)[: voice.max_suite_questions]):
             suite, key = file.parent.name, f"{file.parent.name}-{question.id}"
             allowed = [voice.heldout_voice] if number % 2 else training
             speech = _draw_speech(voice, key, allowed, question.id, suite, "test", question.prompt)
