@@ -25,8 +25,7 @@ bench: $(READY)  ## tokens per second of the teacher's engine against plain tran
 	python tests/bench_generation.py
 
 ears: $(READY)  ## trains artifacts/ears again, which are committed and frozen in dvc.yaml
-	dvc repro --single-item synthesize
-	python -m speech_rba.stages.ears --data data --rows artifacts/synthesize --out artifacts/ears
+	python -m speech_rba.stages.ears --data data --out artifacts/ears
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
 	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock

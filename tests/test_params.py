@@ -39,3 +39,10 @@ def test_the_smoke_overlay_applies_and_an_unknown_key_in_one_does_not(tmp_path):
     overlay.write_text("align: {sft: {max_stepz: 1}}")
     with pytest.raises(ValueError, match=r"unknown parameter align.sft.max_stepz"):
         apply_overlay(overlay, path)
+
+
+def test_the_ears_texts_and_the_runs_have_different_seeds(tmp_path):
+    seed = load_params(ROOT / "params.yaml").ears.text_seed
+    same = changed(tmp_path, lambda v: v["synthesize"].update(seed=seed))
+    with pytest.raises(ValueError, match=r"params.yaml: synthesize.seed is the seed of the ears. texts"):
+        load_params(same)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import yaml
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
@@ -59,6 +59,7 @@ class Voice(Group):
 
 class Ears(Group):
     seed: int
+    text_seed: int
     max_steps: PositiveInt
     per_device_train_batch_size: PositiveInt
     learning_rate: Positive
@@ -164,6 +165,15 @@ class Params(Group):
     report: Report
     register_: Annotated[Register, Field(alias="register")]
 
+    @model_validator(mode="after")
+    def _texts_of_their_own(self) -> "Params":
+        if self.ears.text_seed == self.synthesize.seed:
+            raise ValueError(
+                "synthesize.seed is the seed of the ears' texts (ears.text_seed): the student would know its "
+                "training texts by heart; take another"
+            )
+        return self
+
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """The values of `path`, checked.
@@ -178,8 +188,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no valid YAML: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise ValueError(f"{path}: {wrong}") from error
+        raise ValueError(f"{path}: {'; '.join(map(_wrong, error.errors()))}") from error
+
+
+def _wrong(error: dict) -> str:
+    if not error["loc"]:  # the values do not fit each other
+        return error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})"
 
 
 def merge(values: dict, changes: dict, where: str = "") -> dict:

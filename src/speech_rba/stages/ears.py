@@ -1,7 +1,9 @@
-"""data/topics.txt, rows.jsonl of synthesize -> artifacts/ears: an adapter of the audio tower, ears.json, README.md.
+"""data/topics.txt -> artifacts/ears: an adapter of the audio tower, ears.json, README.md.
 
-It is trained on the texts of the training rows, spoken and spoiled anew. That takes longer than a run should, so the
-result is committed and the stage is frozen in dvc.yaml; `make ears` trains it again.
+The teacher writes texts of its own for it, by another seed than those of alignment: a student that knows its training
+texts by heart hears them better than any other, and finds nothing to learn from. They are spoken and spoiled anew at
+each step. That takes longer than a run should, so the result is committed and the stage is frozen in dvc.yaml;
+`make ears` trains it again.
 """
 
 import functools
@@ -20,7 +22,7 @@ from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
 from speech_rba.model.language import fast_dtype
 from speech_rba.params import Ears, Params
 from speech_rba.records import Row, read_jsonl
-from speech_rba.stages import main, publish, workdir
+from speech_rba.stages import main, publish, synthesize, workdir
 from speech_rba.synthesis import augment, voices
 from speech_rba.training.ears import EarsTrainer, training_order, with_lora
 from speech_rba.training.loop import Log, common, resume
@@ -57,12 +59,12 @@ class Speech(Dataset):
         return augment.at_level(padded, float(np.mean(self.ears.level_db)))
 
 
-def run(params: Params, data: Path, rows: Path, out: Path) -> None:
+def run(params: Params, data: Path, out: Path) -> None:
     """The adapter in float16, and its model card. A killed run goes on from its last checkpoint."""
     ears, heldout_voice = params.ears, params.voice.heldout_voice
-    work = workdir("ears", params.assets.audio_tower, ears, heldout_voice, rows / "rows.jsonl", data / "topics.txt")
+    work = workdir("ears", params.assets, params.synthesize, ears, heldout_voice, data / "topics.txt")
+    written = write_texts(params, data, work / "texts")
     tower = load_audio_tower(params.assets.audio_tower, None)
-    written = read_jsonl(rows / "rows.jsonl", Row)
     texts = [row.prompt for row in written if row.split == "train"]
     heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
     talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voice, data)]
@@ -82,6 +84,14 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
         (folder / "ears.json").write_text(json.dumps(facts, indent=2) + "\n")
         (folder / "README.md").write_text(card(params, facts))
     print("ears: word error rate of clean and spoiled speech {wer_before} before, {wer_after} after".format(**facts))
+
+
+def write_texts(params: Params, data: Path, folder: Path) -> list[Row]:
+    """What the teacher writes for the ears alone, once."""
+    if not folder.exists():
+        settings = params.synthesize.model_copy(update={"seed": params.ears.text_seed})
+        synthesize.run(params.model_copy(update={"synthesize": settings}), data, folder)
+    return read_jsonl(folder / "rows.jsonl", Row)
 
 
 def train(tower: AudioTower, speech: Speech, ears: Ears, work: Path) -> tuple[PeftModel, Log]:
@@ -116,7 +126,8 @@ def card(params: Params, facts: dict) -> str:
 A LoRA adapter (rank {ears.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make ears` \
 in {facts["minutes"]:.0f} minutes.
 
-- Data: {facts["num_texts"]} training texts that the teacher wrote, {facts["num_clips"]} clips; no person recorded.
+- Data: {facts["num_texts"]} texts that the teacher wrote (seed {ears.text_seed}), {facts["num_clips"]} clips; \
+no person recorded.
 - Voices: every voice of the voice stage but `{params.voice.heldout_voice}`, at {ears.rate} times their rate, \
 {ears.pitch_semitones} semitones.
 - Conditions: by chance a room (RT60 {ears.rt60_s} s), white noise, pink noise or babble (SNR {ears.snr_db} dB), \
