@@ -25,7 +25,8 @@ bench: $(READY)  ## tokens per second of the teacher's engine against plain tran
 	python tests/bench_generation.py
 
 ears: $(READY)  ## trains artifacts/ears again, which are committed and frozen in dvc.yaml
-	python -m speech_rba.stages.ears --data data --out artifacts/ears
+	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts
+	python -m speech_rba.stages.ears --data data --rows work/ears_texts --out artifacts/ears
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
 	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock

@@ -98,6 +98,13 @@ class Base(Group):
     trained_ears: bool
     top_k: PositiveInt
     temperature: Positive
+    min_doubt: Annotated[float, Ge(0)]
+
+    @model_validator(mode="after")
+    def _doubt_needs_alternatives(self) -> "Base":
+        if self.min_doubt and self.top_k == 1:
+            raise ValueError("with top_k 1 the student never doubts: set min_doubt to 0, or top_k to 2 or more")
+        return self
 
 
 class Sft(Group):
@@ -171,6 +178,15 @@ class Params(Group):
             raise ValueError(
                 "synthesize.seed is the seed of the ears' texts (ears.text_seed): the student would know its "
                 "training texts by heart; take another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_teacher_judges(self) -> "Params":
+        if self.align.rba.reward_weights.teacher_pmi and self.assets.teacher != self.assets.language_model:
+            raise ValueError(
+                "the reward teacher_pmi is computed by the student's own language model, which assets.teacher is not: "
+                "set align.rba.reward_weights.teacher_pmi to 0"
             )
         return self
 

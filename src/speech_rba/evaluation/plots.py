@@ -59,6 +59,7 @@ METRICS = {
     "accuracy": Metric("accuracy (%)", 100, 1),
     "token_f1": Metric("token F1 (%)", 100, 1),
     "agreement": Metric("agreement (cosine)", 1, 3),
+    "teacher_pmi": Metric("mutual information of answer and question under the teacher (nats per token)", 1, 2),
     "reference_logp": Metric("log-likelihood of the teacher's answer (nats per token)", 1, 2),
 }
 

@@ -1,12 +1,15 @@
-"""Spoken questions in, written answers out: what `talk`, the registry and its check use."""
+"""Spoken questions in, written answers out: the student with its adapter, as it is evaluated and served."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
 
 MAX_NEW_TOKENS = 64
@@ -24,11 +27,12 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
 
     It computes in float32 everywhere, so that a version answers on one processor as on another.
     """
-    student = load_student(base, adapter, torch.float32)
+    aligned = AlignedStudent(base, adapter, torch.float32)
+    student = aligned.student
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
         prompts, heard = student.listen(clips, MAX_HEARD_TOKENS)
-        ids = student.answer(
+        ids = aligned.answer(
             prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, top_p=1.0, seed=0, batch_size=len(clips)
         )
         return [
@@ -39,11 +43,41 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     return answer
 
 
-def load_student(base: Path, adapter: Path | None, dtype: torch.dtype) -> Student:
-    """The student in `base`, with the adapter's weights merged into it if there is one."""
-    student = Student.from_pretrained(base, dtype=dtype)
-    if adapter is None:
-        return student
-    from peft import PeftModel
+class AlignedStudent:
+    """The student in `base` and its adapter, which takes part where the student doubts what it heard.
 
-    return PeftModel.from_pretrained(student, str(adapter)).merge_and_unload().eval()
+    A student that shares the teacher's weights answers what it heard well as the teacher does; there an adapter could
+    only lead it away.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
+        self.student = Student.from_pretrained(base, dtype=dtype)
+        self.model = None
+        if adapter:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.student, str(adapter)).eval()
+
+    def adapts(self, prompt: SoftTokens) -> bool:
+        """Whether the adapter takes part in the answer to `prompt`."""
+        return self.model is not None and prompt.doubt >= self.student.config.min_doubt
+
+    def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
+        """As `Student.answer`."""
+        return self._apart(prompts, lambda p, _: self.student.answer(p, **sampling), prompts)
+
+    def logps(self, prompts: list[SoftTokens], completions: list[list[int]]) -> list[float]:
+        """log p of each completion given its prompt, in nats."""
+        return self._apart(prompts, lambda p, c: sequence_logps(self.student, p, c).tolist(), completions)
+
+    def _apart(self, prompts: list[SoftTokens], compute: Callable[[list, list], list], others: list) -> list:
+        """compute(prompts, others), without and with the adapter, each for the prompts it is for."""
+        results: list = [None] * len(prompts)
+        for adapted in (False, True):
+            places = [i for i, prompt in enumerate(prompts) if self.adapts(prompt) == adapted]
+            if places:
+                with nullcontext() if adapted or self.model is None else self.model.disable_adapter():
+                    found = compute([prompts[i] for i in places], [others[i] for i in places])
+                for place, result in zip(places, found, strict=True):
+                    results[place] = result
+        return results

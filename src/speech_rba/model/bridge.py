@@ -29,6 +29,11 @@ class SoftTokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def doubt(self) -> float:
+        """How many of the positions are expected to be misheard: 0 for text, and where nothing was heard."""
+        return (1 - self.weights.max(1).values).sum().item() if len(self) else 0.0
+
 
 class Bridge:
     """The bridge between two byte-level BPE tokenizers; special tokens of the audio side cross to nothing."""

@@ -21,7 +21,10 @@ MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 
 class StudentConfig(PreTrainedConfig):
-    """`language_model` and `audio_tower` are asset names (see assets.py)."""
+    """`language_model` and `audio_tower` are asset names (see assets.py).
+
+    An adapter takes part in prompts with a `SoftTokens.doubt` of at least `min_doubt`.
+    """
 
     model_type = "speech_rba"
 
@@ -33,11 +36,12 @@ class StudentConfig(PreTrainedConfig):
         system_prompt="",
         soft_top_k=1,
         soft_temperature=1.0,
+        min_doubt=0.0,
         **kwargs,
     ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt = system_prompt
-        self.soft_top_k, self.soft_temperature = soft_top_k, soft_temperature
+        self.soft_top_k, self.soft_temperature, self.min_doubt = soft_top_k, soft_temperature, min_doubt
         super().__init__(**kwargs)
 
 

@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def main(run: Callable) -> None:
-    """Calls `run(params, name=path, ...)` with one `--name PATH` for each of its path arguments.
+    """Calls `run(params, name=path, ...)` with one `--name PATH` for each of its arguments.
 
     A ValueError becomes one line on stderr and exit code 1, and so does a full disk. The stage dies with the process
     that started it: DVC does not stop its stages when it is killed, and a second copy would write to the same place.
@@ -36,7 +36,8 @@ def main(run: Callable) -> None:
     signature = inspect.signature(run).parameters
     for name, parameter in list(signature.items())[1:]:
         kind = str if parameter.annotation is str else Path
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True)
+        given = {} if parameter.default is parameter.empty else {"default": parameter.default}
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=not given, **given)
     try:
         run(load_params(), **vars(parser.parse_args()))
     except (ValueError, FileNotFoundError) as error:

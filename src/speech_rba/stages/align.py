@@ -33,7 +33,7 @@ def run(
     work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
                    validation / "accepted.jsonl", base)  # fmt: skip
     student = Student.from_pretrained(base, dtype=fast_dtype())
-    examples = load_examples(student, rows, features, validation, "train")
+    examples = doubtful(load_examples(student, rows, features, validation, "train"), student.config.min_doubt)
     model = with_lora(student, params)
     sft_steps = params.align.sft.max_steps if method == "sft" else params.align.rba.warm_start_steps
     log = Log(work / "log.jsonl")
@@ -50,6 +50,7 @@ def run(
             "minutes": log.minutes(),
             "num_steps": sft_steps + (params.align.rba.max_steps if method == "rba" else 0),
             "num_samples": num_samples,
+            "num_clips": len(examples),
             "num_teacher_tokens": sum(len(e.completion_ids) for e in examples),
             "peak_memory_gb": psutil.Process().memory_info().rss / 1e9,
             "adapter_sha256": sha256(folder / "adapter_model.safetensors"),
@@ -57,6 +58,21 @@ def run(
         (folder / "training.json").write_text(json.dumps(summary, indent=2))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     print(f"{method}: {summary['num_steps']} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
+
+
+def doubtful(examples: list[Example], min_doubt: float) -> list[Example]:
+    """Those that the adapter will take part in.
+
+    Raises:
+        ValueError: there are none.
+    """
+    chosen = [example for example in examples if example.spoken.doubt >= min_doubt]
+    if not chosen:
+        raise ValueError(
+            f"none of {len(examples)} training clips was heard with as much doubt as base.min_doubt, {min_doubt}: "
+            "lower it, or let voice make harder clips"
+        )
+    return chosen
 
 
 def with_lora(student: Student, params: Params) -> PeftModel:

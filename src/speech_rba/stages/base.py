@@ -23,6 +23,7 @@ def run(params: Params, ears: Path, out: Path) -> None:
         system_prompt=assets.system_prompt,
         soft_top_k=params.base.top_k,
         soft_temperature=params.base.temperature,
+        min_doubt=params.base.min_doubt,
     )
     student = Student(config)
     if params.base.trained_ears:

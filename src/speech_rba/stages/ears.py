@@ -1,9 +1,9 @@
-"""data/topics.txt -> artifacts/ears: an adapter of the audio tower, ears.json, README.md.
+"""data/topics.txt, rows.jsonl of synthesize (purpose: ears) -> artifacts/ears: an adapter of the audio tower, its card.
 
-The teacher writes texts of its own for it, by another seed than those of alignment: a student that knows its training
-texts by heart hears them better than any other, and finds nothing to learn from. They are spoken and spoiled anew at
-each step. That takes longer than a run should, so the result is committed and the stage is frozen in dvc.yaml;
-`make ears` trains it again.
+It is trained on texts that the teacher wrote for it, by another seed than those of alignment: a student that knows its
+training texts by heart hears them better than any other, and finds nothing there to learn from. They are spoken and
+spoiled anew at each step. That takes longer than a run should, so the result is committed and the stage is frozen in
+dvc.yaml; `make ears` trains it again.
 """
 
 import functools
@@ -22,7 +22,7 @@ from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
 from speech_rba.model.language import fast_dtype
 from speech_rba.params import Ears, Params
 from speech_rba.records import Row, read_jsonl
-from speech_rba.stages import main, publish, synthesize, workdir
+from speech_rba.stages import main, publish, workdir
 from speech_rba.synthesis import augment, voices
 from speech_rba.training.ears import EarsTrainer, training_order, with_lora
 from speech_rba.training.loop import Log, common, resume
@@ -59,12 +59,12 @@ class Speech(Dataset):
         return augment.at_level(padded, float(np.mean(self.ears.level_db)))
 
 
-def run(params: Params, data: Path, out: Path) -> None:
+def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     """The adapter in float16, and its model card. A killed run goes on from its last checkpoint."""
     ears, heldout_voice = params.ears, params.voice.heldout_voice
-    work = workdir("ears", params.assets, params.synthesize, ears, heldout_voice, data / "topics.txt")
-    written = write_texts(params, data, work / "texts")
+    work = workdir("ears", params.assets.audio_tower, ears, heldout_voice, rows / "rows.jsonl", data / "topics.txt")
     tower = load_audio_tower(params.assets.audio_tower, None)
+    written = read_jsonl(rows / "rows.jsonl", Row)
     texts = [row.prompt for row in written if row.split == "train"]
     heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
     talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voice, data)]
@@ -84,14 +84,6 @@ def run(params: Params, data: Path, out: Path) -> None:
         (folder / "ears.json").write_text(json.dumps(facts, indent=2) + "\n")
         (folder / "README.md").write_text(card(params, facts))
     print("ears: word error rate of clean and spoiled speech {wer_before} before, {wer_after} after".format(**facts))
-
-
-def write_texts(params: Params, data: Path, folder: Path) -> list[Row]:
-    """What the teacher writes for the ears alone, once."""
-    if not folder.exists():
-        settings = params.synthesize.model_copy(update={"seed": params.ears.text_seed})
-        synthesize.run(params.model_copy(update={"synthesize": settings}), data, folder)
-    return read_jsonl(folder / "rows.jsonl", Row)
 
 
 def train(tower: AudioTower, speech: Speech, ears: Ears, work: Path) -> tuple[PeftModel, Log]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,16 +13,15 @@ from speech_rba.data.measures import word_error_rate
 from speech_rba.evaluation.metrics import contains_answer, token_f1
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.suites import Item, load_items
-from speech_rba.model.answer import load_student
+from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.language import fast_dtype
-from speech_rba.model.logps import sequence_logps
-from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
+from speech_rba.training.rewards import teacher_pmi
 
 BATCH = 32  # answers scored at once
 METHODS = ("sft", "rba")  # in the order of the table
@@ -33,10 +33,12 @@ def run(
 ) -> None:  # fmt: skip
     """Every system's answer to every held-out clip, scored; the text system answers each prompt once.
 
-    All answer in float32: in bfloat16 a greedy answer depends on the other rows of its batch.
+    All answer in float32: in bfloat16 a greedy answer depends on the other rows of its batch. What an adapter takes no
+    part in is answered once, by base.
     """
     started = time.perf_counter()
-    student, embed = load_student(base, None, torch.float32), load_embedder(params.assets.embedder)
+    unaligned, embed = AlignedStudent(base, None, torch.float32), load_embedder(params.assets.embedder)
+    student = unaligned.student
     items = load_items(student, data, rows, features, validation, params.evaluate.suites)
     once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
     texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
@@ -44,19 +46,21 @@ def run(
     seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
     systems = {"text": (None, texts), "cascade": (None, heard), "base": (None, spoken)}
     systems |= {method: (methods / method, spoken) for method in METHODS if (methods / method).exists()}
-    answers, cost = [], []
+    answers, cost, by_base = [], [], {}
     for system, (adapter, prompts) in systems.items():
-        answering = load_student(base, adapter, torch.float32) if adapter else student
+        answering = AlignedStudent(base, adapter, torch.float32) if adapter else unaligned
         chosen = once if system == "text" else items
         places = representatives(chosen, prompts)
-        first = sorted(set(places))
+        first = sorted(i for i in set(places) if not adapter or answering.adapts(prompts[i]))
         some, heard_by = [chosen[i] for i in first], [prompts[i] for i in first]
         responses, took = timed_answers(answering, heard_by, params, system)
         audio_s = sum(seconds.get(item.clip_id, 0.0) for item in some)
         factor = took["seconds"] / audio_s if audio_s and system != "text" else None
         cost.append({"system": system, "tokens_per_s": took["tokens"] / took["seconds"], "real_time_factor": factor})
-        metrics = score(answering, embed, system, some, heard_by, responses)
-        found = dict(zip(first, zip(responses, metrics, strict=True), strict=True))
+        metrics = score(answering, unaligned, embed, system, some, heard_by, responses)
+        found = by_base | dict(zip(first, zip(responses, metrics, strict=True), strict=True))
+        if system == "base":
+            by_base = found
         answers += [answer_of(system, item, *found[place]) for item, place in zip(chosen, places, strict=True)]
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
@@ -66,11 +70,13 @@ def run(
     print(f"{len(answers)} answers of {len(systems)} systems in {scores['minutes']:.1f} minutes")
 
 
-def timed_answers(student: Student, prompts: list[SoftTokens], params: Params, system: str) -> tuple[list[str], dict]:
+def timed_answers(
+    answering: AlignedStudent, prompts: list[SoftTokens], params: Params, system: str
+) -> tuple[list[str], dict]:
     """The whole sentences of each greedy answer, of a cut one without any what there is; and {tokens, seconds}."""
     began = time.perf_counter()
     with tqdm(total=len(prompts), desc=f"answer {system}", mininterval=2) as bar:
-        ids = student.answer(
+        ids = answering.answer(
             prompts,
             max_new_tokens=params.evaluate.max_completion_tokens,
             temperature=0.0,
@@ -80,8 +86,9 @@ def timed_answers(student: Student, prompts: list[SoftTokens], params: Params, s
             on_batch=bar.update,
         )
     took = {"tokens": sum(map(len, ids)), "seconds": time.perf_counter() - began}
-    eos = student.tokenizer.eos_token_id
-    texts = [student.tokenizer.decode([t for t in i if t != eos]).strip() for i in ids]
+    tokenizer = answering.student.tokenizer
+    eos = tokenizer.eos_token_id
+    texts = [tokenizer.decode([t for t in i if t != eos]).strip() for i in ids]
     return [whole_sentences(text, i[-1] == eos) or text for text, i in zip(texts, ids, strict=True)], took
 
 
@@ -95,7 +102,13 @@ def representatives(items: list[Item], prompts: list[SoftTokens]) -> list[int]:
 
 
 def score(
-    student: Student, embed, system: str, items: list[Item], prompts: list[SoftTokens], responses: list[str]
+    answering: AlignedStudent,
+    unaligned: AlignedStudent,
+    embed: Callable,
+    system: str,
+    items: list[Item],
+    prompts: list[SoftTokens],
+    responses: list[str],
 ) -> list[dict[str, float]]:
     """The metrics of each answer: agreement with the teacher on synthesized rows, accuracy on questions."""
     metrics: list[dict[str, float]] = [{} for _ in items]
@@ -104,10 +117,11 @@ def score(
         batch = aligned[start : start + BATCH]
         said, expected = [responses[i] for i in batch], [items[i].reference for i in batch]
         cosine = (embed(said) * embed(expected)).sum(-1).tolist()
-        logps = reference_logps(student, [prompts[i] for i in batch], expected)
-        for i, c, lp in zip(batch, cosine, logps, strict=True):
+        logps = reference_logps(answering, [prompts[i] for i in batch], expected)
+        pmi = response_pmi(unaligned, [items[i].prompt for i in batch], said)
+        for i, c, lp, mutual in zip(batch, cosine, logps, pmi, strict=True):
             f1 = token_f1(responses[i], items[i].reference)
-            metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
+            metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp, "teacher_pmi": mutual}
     for i, item in enumerate(items):
         if item.answers:
             metrics[i] = {"accuracy": float(contains_answer(responses[i], item.answers))}
@@ -132,15 +146,32 @@ def answer_of(system: str, item: Item, response: str, metrics: dict[str, float])
     )
 
 
-def reference_logps(student: Student, prompts: list[SoftTokens], references: list[str]) -> list[float]:
+def reference_logps(answering: AlignedStudent, prompts: list[SoftTokens], references: list[str]) -> list[float]:
     """Mean log-probability a token, in nats, that a system gives to the words of the teacher's answers.
 
     Without the end of the answer: the teacher did not write one where the token limit cut it. Products are in the fast
     dtype: no choice hangs on a likelihood's third decimal.
     """
-    ids = student.tokenizer(references, add_special_tokens=False).input_ids
-    with torch.autocast(student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
-        return (sequence_logps(student, prompts, ids) / torch.tensor([len(i) for i in ids])).tolist()
+    ids = answering.student.tokenizer(references, add_special_tokens=False).input_ids
+    with torch.autocast(answering.student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+        return [logp / len(i) for logp, i in zip(answering.logps(prompts, ids), ids, strict=True)]
+
+
+def response_pmi(unaligned: AlignedStudent, prompts: list[str], responses: list[str]) -> list[float]:
+    """Mutual information of response and written prompt, in nats a token; 0 for an empty response.
+
+    Under the student's own language model, which is the teacher's unless params.yaml names two.
+    """
+    student = unaligned.student
+    ids = student.tokenizer(responses, add_special_tokens=False).input_ids
+    said = [i for i, tokens in enumerate(ids) if tokens]
+    found = [0.0] * len(ids)
+    if said:
+        with torch.autocast(student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+            values = teacher_pmi(student, student.read([prompts[i] for i in said]), [ids[i] for i in said])
+        for i, value in zip(said, values, strict=True):
+            found[i] = value
+    return found
 
 
 def hearing(items: list[Item]) -> list[dict]:

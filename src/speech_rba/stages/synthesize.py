@@ -40,8 +40,16 @@ class Candidate(Record):
     num_tokens: int
 
 
-def run(params: Params, data: Path, out: Path) -> None:
-    """Rows that the filters kept, rejected ones with their reasons; rounds already written are not written again."""
+def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> None:
+    """Rows that the filters kept, rejected ones with their reasons; rounds already written are not written again.
+
+    The texts of the `purpose` "ears" are others than those of "alignment".
+    """
+    if purpose not in ("alignment", "ears"):
+        raise ValueError(f"no purpose {purpose!r}; allowed: alignment, ears")
+    if purpose == "ears":
+        seed = {"seed": params.ears.text_seed}
+        params = params.model_copy(update={"synthesize": params.synthesize.model_copy(update=seed)})
     settings = params.synthesize
     topics = (data / "topics.txt").read_text().split("\n")
     topics = [t for t in topics if t.strip()]
