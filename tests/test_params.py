@@ -49,10 +49,10 @@ def test_the_ears_texts_and_the_runs_have_different_seeds(tmp_path):
 
 
 def test_a_student_without_alternatives_cannot_doubt(tmp_path):
-    with pytest.raises(ValueError, match="with top_k 1 the student never doubts"):
+    with pytest.raises(ValueError, match=r"with top_k 1 the student never doubts"):
         load_params(changed(tmp_path, lambda v: v["base"].update(top_k=1)))
 
 
 def test_another_teacher_cannot_judge_by_the_students_weights(tmp_path):
-    with pytest.raises(ValueError, match="set align.rba.reward_weights.teacher_pmi to 0"):
+    with pytest.raises(ValueError, match=r"set align.rba.reward_weights.teacher_pmi to 0"):
         load_params(changed(tmp_path, lambda v: v["assets"].update(teacher="org/other")))

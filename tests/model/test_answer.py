@@ -1,0 +1,60 @@
+"""The adapter takes part where the student doubts what it heard, and nowhere else."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from speech_rba.model.answer import AlignedStudent
+from speech_rba.model.bridge import SoftTokens, hard_tokens
+from speech_rba.model.logps import sequence_logps
+from speech_rba.model.student import Student
+
+GREEDY = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 8}
+
+
+def soft(ids: list[int], best: float) -> SoftTokens:
+    """Each position is one of `ids` with the weight `best`, and its neighbour in the vocabulary else."""
+    tokens = torch.tensor([[i, i + 1] for i in ids])
+    return SoftTokens(tokens, torch.tensor([[best, 1 - best]]).repeat(len(ids), 1), torch.zeros(len(ids), 384))
+
+
+def test_doubt_is_the_expected_number_of_misheard_positions():
+    assert soft([5, 6, 7], 0.9).doubt == pytest.approx(0.3)
+    assert hard_tokens([5, 6, 7], 4).doubt == hard_tokens([], 4).doubt == 0
+
+
+@pytest.fixture
+def saved(tmp_path, student):
+    """A base whose adapter takes part from a doubt of 0.5 on, and an adapter far from zero."""
+    student.config.min_doubt = 0.5
+    student.save_pretrained(tmp_path / "base")
+    student.config.min_doubt = 0.0
+    model = get_peft_model(Student.from_pretrained(tmp_path / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "base", tmp_path / "adapter"
+
+
+def test_the_adapter_takes_part_in_what_is_in_doubt_alone(student, saved, questions):
+    base, adapter = saved
+    aligned = AlignedStudent(base, adapter, torch.float32)
+    ids = student.tokenizer(questions[:2], add_special_tokens=False).input_ids
+    sure, doubtful = [soft(i, 0.99) for i in ids], [soft(i, 0.8) for i in ids]
+    mixed = [sure[0], doubtful[0], sure[1], doubtful[1]]
+    assert [aligned.adapts(prompt) for prompt in mixed] == [False, True, False, True]
+    answers, plain = aligned.answer(mixed, **GREEDY), student.answer(mixed, **GREEDY)
+    assert answers[::2] == plain[::2] and answers[1::2] != plain[1::2]
+    logps, expected = aligned.logps(mixed, [[42, 43]] * 4), sequence_logps(student, mixed, [[42, 43]] * 4).tolist()
+    assert logps[::2] == pytest.approx(expected[::2], abs=1e-4)
+    assert min(abs(a - b) for a, b in zip(logps[1::2], expected[1::2], strict=True)) > 0.1
+    assert not AlignedStudent(base, None, torch.float32).adapts(doubtful[0])
+
+
+def test_without_a_threshold_the_adapter_takes_part_in_everything(student, saved):
+    base, adapter = saved
+    aligned = AlignedStudent(base, adapter, torch.float32)
+    aligned.student.config.min_doubt = 0.0
+    assert aligned.adapts(hard_tokens([5], 384))
