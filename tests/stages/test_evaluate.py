@@ -68,6 +68,9 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     assert [a.response for a in by_system["cascade"][::2]] == [text["r0"], text["r1"]]
     scores = json.loads(Path("out/scores.json").read_text())
     assert scores["systems"] == ["text", "cascade", "base"]
+    assert [a.metrics["teacher_pmi"] for a in by_system["cascade"][::2]] == [
+        next(b.metrics["teacher_pmi"] for b in answers if b.system == "text" and b.row_id == r) for r in ("r0", "r1")
+    ]
     rates = {(w["condition"], w["ears"]): w["value"] for w in scores["wer"]}
     assert rates["clean", "Whisper"] == 0 and rates["clean", "student"] == 1
     assert all(cost["tokens_per_s"] > 0 for cost in scores["cost"])

@@ -17,9 +17,10 @@ from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.language import fast_dtype
+from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
-from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
+from speech_rba.records import ALIGNMENT, Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
 from speech_rba.training.rewards import teacher_pmi
 
@@ -57,11 +58,12 @@ def run(
         audio_s = sum(seconds.get(item.clip_id, 0.0) for item in some)
         factor = took["seconds"] / audio_s if audio_s and system != "text" else None
         cost.append({"system": system, "tokens_per_s": took["tokens"] / took["seconds"], "real_time_factor": factor})
-        metrics = score(answering, unaligned, embed, system, some, heard_by, responses)
+        metrics = score(answering, embed, system, some, heard_by, responses)
         found = by_base | dict(zip(first, zip(responses, metrics, strict=True), strict=True))
         if system == "base":
             by_base = found
         answers += [answer_of(system, item, *found[place]) for item, place in zip(chosen, places, strict=True)]
+    add_pmi(unaligned.student, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
@@ -103,7 +105,6 @@ def representatives(items: list[Item], prompts: list[SoftTokens]) -> list[int]:
 
 def score(
     answering: AlignedStudent,
-    unaligned: AlignedStudent,
     embed: Callable,
     system: str,
     items: list[Item],
@@ -118,10 +119,9 @@ def score(
         said, expected = [responses[i] for i in batch], [items[i].reference for i in batch]
         cosine = (embed(said) * embed(expected)).sum(-1).tolist()
         logps = reference_logps(answering, [prompts[i] for i in batch], expected)
-        pmi = response_pmi(unaligned, [items[i].prompt for i in batch], said)
-        for i, c, lp, mutual in zip(batch, cosine, logps, pmi, strict=True):
+        for i, c, lp in zip(batch, cosine, logps, strict=True):
             f1 = token_f1(responses[i], items[i].reference)
-            metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp, "teacher_pmi": mutual}
+            metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
     for i, item in enumerate(items):
         if item.answers:
             metrics[i] = {"accuracy": float(contains_answer(responses[i], item.answers))}
@@ -157,21 +157,24 @@ def reference_logps(answering: AlignedStudent, prompts: list[SoftTokens], refere
         return [logp / len(i) for logp, i in zip(answering.logps(prompts, ids), ids, strict=True)]
 
 
-def response_pmi(unaligned: AlignedStudent, prompts: list[str], responses: list[str]) -> list[float]:
-    """Mutual information of response and written prompt, in nats a token; 0 for an empty response.
+def add_pmi(student: Student, written: dict[str, str], answers: list[Answer]) -> None:
+    """Gives each answer to a synthesized row its `teacher_pmi`: the mutual information of answer and written prompt.
 
-    Under the student's own language model, which is the teacher's unless params.yaml names two.
+    In nats a token, 0 for an empty answer, under the student's own language model, which is the teacher's unless
+    params.yaml names two. What several systems answered alike is computed once.
     """
-    student = unaligned.student
-    ids = student.tokenizer(responses, add_special_tokens=False).input_ids
-    said = [i for i, tokens in enumerate(ids) if tokens]
-    found = [0.0] * len(ids)
-    if said:
+    mine = [answer for answer in answers if answer.suite == ALIGNMENT]
+    pairs = list({(a.row_id, a.response): None for a in mine if a.response.strip()})
+    pairs.sort(key=lambda pair: len(pair[1]))  # like lengths share a batch
+    found: dict[tuple[str, str], float] = {}
+    for start in tqdm(range(0, len(pairs), BATCH), desc="mutual information", mininterval=2):
+        batch = pairs[start : start + BATCH]
+        prompts = student.read([written[row_id] for row_id, _ in batch])
+        ids = student.tokenizer([response for _, response in batch], add_special_tokens=False).input_ids
         with torch.autocast(student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
-            values = teacher_pmi(student, student.read([prompts[i] for i in said]), [ids[i] for i in said])
-        for i, value in zip(said, values, strict=True):
-            found[i] = value
-    return found
+            found |= dict(zip(batch, teacher_pmi(student, prompts, ids), strict=True))
+    for answer in mine:
+        answer.metrics["teacher_pmi"] = found.get((answer.row_id, answer.response), 0.0)
 
 
 def hearing(items: list[Item]) -> list[dict]:
