@@ -50,7 +50,8 @@ def make_inputs(folder: Path, rows: list[Row]) -> None:
 
 @pytest.fixture
 def params() -> Params:
-    return load_params(Path(__file__).parents[2] / "params.yaml")
+    project = load_params(Path(__file__).parents[2] / "params.yaml")
+    return project.model_copy(update={"voice": project.voice.model_copy(update={"train_clips_per_row": 1})})
 
 
 def with_workers(params: Params, num_workers: int) -> Params:
