@@ -42,7 +42,7 @@ def test_the_smoke_overlay_applies_and_an_unknown_key_in_one_does_not(tmp_path):
 
 
 def test_the_ears_texts_and_the_runs_have_different_seeds(tmp_path):
-    seed = load_params(ROOT / "params.yaml").ears.text_seed
+    seed = load_params(ROOT / "params.yaml").ears.texts.seed
     same = changed(tmp_path, lambda v: v["synthesize"].update(seed=seed))
     with pytest.raises(ValueError, match=r"params.yaml: synthesize.seed is the seed of the ears. texts"):
         load_params(same)

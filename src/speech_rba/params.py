@@ -57,9 +57,15 @@ class Voice(Group):
     max_duration_s: Positive
 
 
+class EarsTexts(Group):
+    seed: int
+    num_instructions: Count
+    num_questions: Count
+
+
 class Ears(Group):
     seed: int
-    text_seed: int
+    texts: EarsTexts
     max_steps: PositiveInt
     per_device_train_batch_size: PositiveInt
     learning_rate: Positive
@@ -174,9 +180,9 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _texts_of_their_own(self) -> "Params":
-        if self.ears.text_seed == self.synthesize.seed:
+        if self.ears.texts.seed == self.synthesize.seed:
             raise ValueError(
-                "synthesize.seed is the seed of the ears' texts (ears.text_seed): the student would know its "
+                "synthesize.seed is the seed of the ears' texts (ears.texts.seed): the student would know its "
                 "training texts by heart; take another"
             )
         return self

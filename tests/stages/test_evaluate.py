@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from peft import LoraConfig, get_peft_model
 
 from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.heard import save_heard
+from speech_rba.model.student import Student
 from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import evaluate
 
 ROOT = Path(__file__).parents[2]
+NAMES = ("data", "synthesize", "voice", "features", "validate", "base", "align", "out")
 
 
 @pytest.fixture
@@ -53,8 +57,7 @@ def write_inputs(folder: Path, student, heard, questions) -> None:
 def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params, student, heard, questions):
     monkeypatch.chdir(tmp_path)
     write_inputs(tmp_path, student, heard, questions)
-    names = ("data", "synthesize", "voice", "features", "validate", "base", "align", "out")
-    evaluate.run(params, *map(Path, names))
+    evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
     assert [(a.system, a.clip_id) for a in answers if a.system == "text"] == [("text", ""), ("text", "")]
     by_system = {s: [a for a in answers if a.system == s] for s in ("text", "cascade", "base")}
@@ -74,6 +77,24 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     rates = {(w["condition"], w["ears"]): w["value"] for w in scores["wer"]}
     assert rates["clean", "Whisper"] == 0 and rates["clean", "student"] == 1
     assert all(cost["tokens_per_s"] > 0 for cost in scores["cost"])
+
+
+def test_what_was_heard_without_doubt_a_method_answers_as_base(
+    tmp_path, monkeypatch, params, student, heard, questions
+):
+    monkeypatch.chdir(tmp_path)
+    student.config.min_doubt = 0.1  # and with one alternative a position it never doubts
+    write_inputs(tmp_path, student, heard, questions)
+    student.config.min_doubt = 0.0
+    model = get_peft_model(Student.from_pretrained(tmp_path / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(tmp_path / "align/sft")
+    evaluate.run(params, *map(Path, NAMES))
+    answers = read_jsonl(Path("out/answers.jsonl"), Answer)
+    base, sft = ([(a.clip_id, a.response, a.metrics) for a in answers if a.system == s] for s in ("base", "sft"))
+    assert base == sft and len(sft) == 4
 
 
 def test_the_same_prompt_in_another_row_is_answered_anew():

@@ -60,7 +60,7 @@ class AlignedStudent:
 
     def adapts(self, prompt: SoftTokens) -> bool:
         """Whether the adapter takes part in the answer to `prompt`."""
-        return self.model is not None and prompt.doubt >= self.student.config.min_doubt
+        return self.model is not None and self.student.doubts(prompt)
 
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """As `Student.answer`."""

@@ -33,6 +33,11 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def fast_products(device: torch.device) -> torch.autocast:
+    """Inside this context products are in `fast_dtype`, whatever the weights are in."""
+    return torch.autocast(device.type, fast_dtype(), enabled=fast_dtype() != torch.float32)
+
+
 def _folder(name: str) -> Path | str:
     """A folder or hub id that transformers reads; a GGUF file is converted once (1 s to load instead of 10 s)."""
     place = resolve(name)

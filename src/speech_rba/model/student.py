@@ -21,10 +21,7 @@ MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 
 class StudentConfig(PreTrainedConfig):
-    """`language_model` and `audio_tower` are asset names (see assets.py).
-
-    An adapter takes part in prompts with a `SoftTokens.doubt` of at least `min_doubt`.
-    """
+    """`language_model` and `audio_tower` are asset names (see assets.py)."""
 
     model_type = "speech_rba"
 
@@ -81,6 +78,10 @@ class Student(PreTrainedModel):
         """Written prompts in the same form: what the teacher and the cascade get."""
         ids = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
         return [hard_tokens(i, self.config.audio_width) for i in ids]
+
+    def doubts(self, prompt: SoftTokens) -> bool:
+        """Whether `prompt` was heard with so much doubt that an adapter takes part in the answer."""
+        return prompt.doubt >= self.config.min_doubt
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""

@@ -33,7 +33,7 @@ def run(
     work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
                    validation / "accepted.jsonl", base)  # fmt: skip
     student = Student.from_pretrained(base, dtype=fast_dtype())
-    examples = doubtful(load_examples(student, rows, features, validation, "train"), student.config.min_doubt)
+    examples = doubtful(load_examples(student, rows, features, validation, "train"), student)
     model = with_lora(student, params)
     sft_steps = params.align.sft.max_steps if method == "sft" else params.align.rba.warm_start_steps
     log = Log(work / "log.jsonl")
@@ -60,17 +60,17 @@ def run(
     print(f"{method}: {summary['num_steps']} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
 
 
-def doubtful(examples: list[Example], min_doubt: float) -> list[Example]:
+def doubtful(examples: list[Example], student: Student) -> list[Example]:
     """Those that the adapter will take part in.
 
     Raises:
         ValueError: there are none.
     """
-    chosen = [example for example in examples if example.spoken.doubt >= min_doubt]
+    chosen = [example for example in examples if student.doubts(example.spoken)]
     if not chosen:
         raise ValueError(
-            f"none of {len(examples)} training clips was heard with as much doubt as base.min_doubt, {min_doubt}: "
-            "lower it, or let voice make harder clips"
+            f"none of {len(examples)} training clips was heard with as much doubt as base.min_doubt, "
+            f"{student.config.min_doubt}: lower it, or let voice make harder clips"
         )
     return chosen
 

@@ -118,7 +118,7 @@ def card(params: Params, facts: dict) -> str:
 A LoRA adapter (rank {ears.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make ears` \
 in {facts["minutes"]:.0f} minutes.
 
-- Data: {facts["num_texts"]} texts that the teacher wrote (seed {ears.text_seed}), {facts["num_clips"]} clips; \
+- Data: {facts["num_texts"]} texts that the teacher wrote (seed {ears.texts.seed}), {facts["num_clips"]} clips; \
 no person recorded.
 - Voices: every voice of the voice stage but `{params.voice.heldout_voice}`, at {ears.rate} times their rate, \
 {ears.pitch_semitones} semitones.

@@ -16,7 +16,7 @@ from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
-from speech_rba.model.language import fast_dtype
+from speech_rba.model.language import fast_products
 from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
@@ -153,7 +153,7 @@ def reference_logps(answering: AlignedStudent, prompts: list[SoftTokens], refere
     dtype: no choice hangs on a likelihood's third decimal.
     """
     ids = answering.student.tokenizer(references, add_special_tokens=False).input_ids
-    with torch.autocast(answering.student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+    with fast_products(answering.student.device):
         return [logp / len(i) for logp, i in zip(answering.logps(prompts, ids), ids, strict=True)]
 
 
@@ -171,7 +171,7 @@ def add_pmi(student: Student, written: dict[str, str], answers: list[Answer]) ->
         batch = pairs[start : start + BATCH]
         prompts = student.read([written[row_id] for row_id, _ in batch])
         ids = student.tokenizer([response for _, response in batch], add_special_tokens=False).input_ids
-        with torch.autocast(student.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+        with fast_products(student.device):
             found |= dict(zip(batch, teacher_pmi(student, prompts, ids), strict=True))
     for answer in mine:
         answer.metrics["teacher_pmi"] = found.get((answer.row_id, answer.response), 0.0)

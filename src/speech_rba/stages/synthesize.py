@@ -48,8 +48,8 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     if purpose not in ("alignment", "ears"):
         raise ValueError(f"no purpose {purpose!r}; allowed: alignment, ears")
     if purpose == "ears":
-        seed = {"seed": params.ears.text_seed}
-        params = params.model_copy(update={"synthesize": params.synthesize.model_copy(update=seed)})
+        others = params.synthesize.model_copy(update=params.ears.texts.model_dump())
+        params = params.model_copy(update={"synthesize": others})
     settings = params.synthesize
     topics = (data / "topics.txt").read_text().split("\n")
     topics = [t for t in topics if t.strip()]

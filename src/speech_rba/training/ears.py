@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer
 
 from speech_rba.model.audio_tower import SAMPLING_RATE, AudioTower, encode_features, mel_features, start_ids, window_s
-from speech_rba.model.language import fast_dtype
+from speech_rba.model.language import fast_products
 
 LINEAR = r"self_attn\.(q|k|v|out)_proj|encoder_attn\.(q|k|v|out)_proj|fc1|fc2"
 SORTED_BATCHES = 32  # batches whose clips are sorted together, so that like lengths share a window
@@ -61,7 +61,7 @@ class EarsTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         whisper = model.get_base_model()
-        with torch.autocast(self.args.device.type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+        with fast_products(self.args.device):
             with torch.no_grad(), model.disable_adapter():
                 wanted = encode_features(whisper.model.encoder, inputs["clean"]).float()
             states = encode_features(whisper.model.encoder, inputs["spoiled"])
