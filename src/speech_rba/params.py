@@ -48,12 +48,15 @@ class Voice(Group):
     num_workers: PositiveInt
     train_clips_per_row: PositiveInt
     max_suite_questions: Count
-    heldout_voice: str
+    heldout_voices: list[str]
     rate: Range
     pitch_semitones: Range
     level_db: Range
     snr_db: Range
     rt60_s: Range
+    drive_db: Range
+    cutoff_hz: Range
+    lost_share: Range
     max_duration_s: Positive
 
 
@@ -77,6 +80,20 @@ class Ears(Group):
     level_db: Range
     snr_db: Range
     rt60_s: Range
+    drive_db: Range
+    hesitant_share: Share
+
+
+class Acoustics(Group):
+    seed: int
+    num_manner_clips: PositiveInt
+    num_ordinary_clips: PositiveInt
+    num_checked: PositiveInt
+    width: PositiveInt
+    max_steps: PositiveInt
+    per_device_train_batch_size: PositiveInt
+    learning_rate: Positive
+    save_steps: PositiveInt
 
 
 class Features(Group):
@@ -131,6 +148,7 @@ class Rba(Group):
     num_generations: Annotated[int, Ge(2)]
     temperature: Positive
     beta: Annotated[float, Ge(0)]
+    dense_weight: Annotated[float, Ge(0)]
     reward_weights: RewardWeights
 
 
@@ -152,6 +170,7 @@ class Evaluate(Group):
     max_completion_tokens: PositiveInt
     num_bootstrap: PositiveInt
     seed: int
+    conditions_per_recording: Count
     suites: list[str]
 
 
@@ -169,6 +188,7 @@ class Params(Group):
     synthesize: Synthesize
     voice: Voice
     ears: Ears
+    acoustics: Acoustics
     features: Features
     validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel owns the plain names
     gate: Gate

@@ -6,10 +6,14 @@ A row is one line of JSON. Reading checks every field, so that a broken file is 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+Condition = Literal[
+    "clean", "white_noise", "pink_noise", "hum", "babble", "room", "telephone", "clipped", "hesitant", "muffled",
+    "packet_loss",
+]  # fmt: skip
 ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
 
 Split = Literal["train", "validation", "test"]
@@ -55,12 +59,44 @@ class Rejected(Record):
     reason: str
 
 
+Trait = Literal["gender", "accent", "rate", "noise", "line"]
+TRAITS = get_args(Trait)
+
+
+class Manner(Record):
+    """How something is said, where a listener can tell and a reader cannot."""
+
+    trait: Trait
+    value: str
+
+
+class MannerQuestion(Record):
+    """A question about how it is said, with its answer for each value of the trait."""
+
+    trait: Trait
+    prompt: str
+    answers: dict[str, str]
+
+
+class Instruction(Record):
+    """What a response must do, under IFEval's name for it, checked by code (evaluation/ifeval.py)."""
+
+    name: str
+    arguments: dict[str, str | int | list[str]]
+
+
 class Question(Record):
-    """One question of a spoken QA suite; any of `answers` inside the response is right."""
+    """One question of a suite. A response with any of `answers` in it is right, unless one of `wrong` is in it too.
+
+    A question with a `manner` is asked in it; one with `instructions` has no answer to look for but these to follow.
+    """
 
     id: str
     prompt: str
     answers: list[str]
+    wrong: list[str] = []
+    manner: Manner | None = None
+    instructions: list[Instruction] = []
 
 
 class Clip(Record):
@@ -71,16 +107,17 @@ class Clip(Record):
     suite: str  # "alignment" for synthesized rows, else the suite's folder name
     split: Split
     path: str
-    transcript: str
+    transcript: str  # what is meant; `spoken` may hesitate
+    spoken: str
     voice: str
     engine: str
     heldout_voice: bool
     rate: float
     pitch_semitones: float
     level_db: float
-    condition: Literal["clean", "white_noise", "babble", "reverb", "telephone"]
-    snr_db: float | None
-    rt60_s: float | None
+    condition: Condition
+    heldout_condition: bool
+    strength: dict[str, float]  # what the condition drew, by its parameter's name
     seed: int
     duration_s: float
     sha256: str

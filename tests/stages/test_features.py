@@ -21,7 +21,8 @@ def test_every_clip_is_measured_and_a_second_run_hears_nothing_again(tmp_path, m
     clips = [
         Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="test", path=f"clips/c{i}.flac", transcript=text,
              voice="hibari-heart", engine="hibari", heldout_voice=False, rate=1, pitch_semitones=0, level_db=-20,
-             condition="clean", snr_db=None, rt60_s=None, seed=0, duration_s=2 - i, sha256="")
+             condition="clean", strength={},
+                          heldout_condition=False, spoken="x", seed=0, duration_s=2 - i, sha256="")
         for i, text in enumerate(TEXTS)
     ]  # fmt: skip
     for clip in clips[:2]:

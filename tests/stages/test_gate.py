@@ -12,7 +12,15 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
     update={"gate": Gate(max_quarantine_share=0.25, min_train_clips=2)}
 )
 SAID = {"suite": "alignment", "transcript": "a", "voice": "v", "engine": "e", "heldout_voice": False, "sha256": "0"}
-SETTINGS = {"rate": 1.0, "pitch_semitones": 0.0, "level_db": -20.0, "snr_db": None, "rt60_s": None, "seed": 0}
+SETTINGS = {
+    "rate": 1.0,
+    "pitch_semitones": 0.0,
+    "level_db": -20.0,
+    "strength": {},
+    "heldout_condition": False,
+    "spoken": "x",
+    "seed": 0,
+}
 SETTINGS |= {"condition": "clean", "duration_s": 1.0}
 
 

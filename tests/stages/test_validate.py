@@ -1,6 +1,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import soundfile
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
 from speech_rba.params import Validate, load_params
-from speech_rba.records import Clip, Message, Quarantined, Question, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.records import Clip, Condition, Message, Quarantined, Question, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import validate
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
@@ -43,19 +44,20 @@ class World:
     def __init__(self, folder: Path):
         self.folder, self.rows, self.clips, self.features = folder, [], [], []
         (folder / "voice/clips").mkdir(parents=True)
-        for number, condition in enumerate(["clean", "white_noise", "babble", "reverb", "telephone"]):
+        for number, condition in enumerate(get_args(Condition)):
             self.add(f"r{number}", f"Tell me about thing {number}", condition=condition)
-            self.add("t1", "Sing a song for me", split="test", condition=condition, voice="held", heldout_voice=True)
+            held = {"voice": "held", "heldout_voice": True, "heldout_condition": condition == "muffled"}
+            self.add("t1", "Sing a song for me", split="test", condition=condition, **held)
         self.add("q1", QUESTION.prompt, split="test", suite="spoken_qa")
 
     def add(self, row_id, text, sound="tone", heard=None, split="train", completion="Yes.", suite="alignment", **clip):
         """One clip, its measures, and its row if that is new."""
-        clip = {"condition": "clean", "voice": "anna", "heldout_voice": False} | clip
+        clip = {"condition": "clean", "heldout_condition": False, "voice": "anna", "heldout_voice": False} | clip
         clip_id = f"{row_id}-{len(self.clips)}"
         path = self.folder / f"voice/clips/{clip_id}.flac"
         soundfile.write(path, SOUND[sound], 16000)
         audio = read_audio(path) if len(SOUND[sound]) else np.zeros(0, np.float32)
-        settings = {"engine": "e", "rate": 1.0, "pitch_semitones": 0.0, "snr_db": None, "rt60_s": None, "seed": 0}
+        settings = {"engine": "e", "rate": 1.0, "pitch_semitones": 0.0, "strength": {}, "spoken": "x", "seed": 0}
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         made = {"level_db": -23.0, "duration_s": len(audio) / 16000, "sha256": sha256}
         place = {"id": clip_id, "row_id": row_id, "suite": suite, "split": split, "path": f"clips/{clip_id}.flac"}
@@ -100,7 +102,7 @@ def world(tmp_path) -> World:
 def test_good_clips_are_accepted_as_they_are(world):
     report = world.validate()
     assert failed(report) == set() and all(check["passed"] for check in report["checks"])
-    assert (report["num_clips"], report["num_accepted"], report["num_quarantined"]) == (11, 11, 0)
+    assert (report["num_clips"], report["num_accepted"], report["num_quarantined"]) == (23, 23, 0)
     assert read_jsonl(world.folder / "out/accepted.jsonl", Clip) == world.clips
     assert (world.folder / "out/quarantine.jsonl").read_text() == ""
 
@@ -126,7 +128,7 @@ def test_each_planted_fault_is_quarantined_and_the_rest_kept(world, reason, plan
     clip_id = world.add("bad", **planted)
     report = world.validate()
     assert world.quarantine() == {clip_id: [reason]}
-    assert report["reasons"] == {reason: 1} and report["num_accepted"] == 11
+    assert report["reasons"] == {reason: 1} and report["num_accepted"] == 23
     assert failed(report) == set()
     assert clip_id not in {clip.id for clip in read_jsonl(world.folder / "out/accepted.jsonl", Clip)}
     assert reason in (world.folder / "out/report.html").read_text()
@@ -185,6 +187,7 @@ def test_a_path_out_of_the_voice_folder_is_refused(world, path):
         ("every_clip_has_its_row", lambda w: w.rows.pop(0)),
         ("every_clip_has_its_row", lambda w: w.add("q9", "Who is it", suite="spoken_qa", split="test")),
         ("row_in_one_split", lambda w: w.add("t1", "Sing a song for me", split="train", condition="clean")),
+        ("heldout_condition_unheard", lambda w: w.add("h", "A word from me", condition="hum", heldout_condition=True)),
         ("heldout_voice_unheard", lambda w: w.add("h", "A word from me", voice="held")),
     ],
 )

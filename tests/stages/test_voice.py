@@ -16,11 +16,12 @@ import pytest
 import soundfile
 
 from speech_rba.params import Params, load_params
-from speech_rba.records import Clip, Message, Question, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.records import Clip, Manner, Message, Question, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import voice
 from speech_rba.synthesis import voices
-
-CONDITIONS = {"clean", "white_noise", "babble", "reverb", "telephone"}
+from speech_rba.synthesis.conditions import CONDITIONS, HARD, TRAINED
+from speech_rba.synthesis.recording import SETTINGS
+from speech_rba.synthesis.voices import VOICES
 
 
 def row(number: int, split: str, prompt: str) -> Row:
@@ -70,16 +71,16 @@ def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params
     make_inputs(tmp_path, [row(*text) for text in texts])
     voice.run(with_workers(params, 1), Path("data"), Path("rows"), Path("out"))
     clips = {clip.id: clip for clip in read_jsonl(Path("out/manifest.jsonl"), Clip)}
-    assert len(clips) == 1 + 3 * 5 + 2 * 3
+    assert len(clips) == params.voice.train_clips_per_row + 3 * 5 + 2 * 3
     assert clips["r0-0"].split == "train"
     assert not clips["r0-0"].heldout_voice
     for row_id, heldout in (("r1", False), ("r2", True), ("r3", False)):
         recorded = [clip for clip in clips.values() if clip.row_id == row_id]
-        assert {clip.condition for clip in recorded} == CONDITIONS
+        assert len({clip.condition for clip in recorded}) == 5 and recorded[0].condition == "clean"
         assert len({(clip.voice, clip.rate, clip.pitch_semitones, clip.level_db) for clip in recorded}) == 1
         assert {clip.heldout_voice for clip in recorded} == {heldout}
-    assert clips["quiz-q1-reverb"].voice == params.voice.heldout_voice
-    assert clips["quiz-q1-reverb"].suite == "quiz"
+    assert clips["quiz-q1-clean"].voice in params.voice.heldout_voices
+    assert clips["quiz-q1-clean"].suite == "quiz"
     assert clips["quiz-q0-clean"].split == "test"
     for clip in clips.values():
         audio, sampling_rate = soundfile.read(Path("out") / clip.path)
@@ -89,8 +90,29 @@ def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params
         level_db = 20 * np.log10(np.sqrt(np.mean(audio**2)))
         assert level_db == pytest.approx(clip.level_db, abs=0.1) or np.abs(audio).max() == pytest.approx(0.99, abs=1e-3)
     report = json.loads(Path("out/report.json").read_text())
-    assert report["num_clips"] == 22
+    assert report["num_clips"] == len(clips)
     assert report["real_time_factor"] == pytest.approx(report["minutes"] / report["audio_minutes"], abs=1e-4)
+
+
+def test_a_question_about_the_manner_is_asked_in_it(tmp_path, params):
+    make_inputs(tmp_path, [])
+    manners = [(trait, value) for trait, values in SETTINGS.items() for value in values for _ in range(4)]
+    questions = [
+        Question(id=f"m{i}", prompt="How do I sound?", answers=["So."], manner=Manner(trait=trait, value=value))
+        for i, (trait, value) in enumerate(manners)
+    ]
+    write_jsonl(tmp_path / "data/suites/quiz/questions.jsonl", questions)
+    clips = [clip for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows") for clip in clips]
+    asked = {q.id: (q.manner.trait, q.manner.value) for q in questions}
+    of = {manner: [c for c in clips if asked[c.row_id] == manner] for manner in manners}
+    assert {VOICES[c.voice].gender for c in of["gender", "woman"]} == {"woman"}
+    assert {VOICES[c.voice].accent for c in of["accent", "British"]} == {"British"}
+    assert all(0.7 <= c.rate <= 0.8 for c in of["rate", "slow"]) and all(c.rate >= 1.3 for c in of["rate", "fast"])
+    assert {c.condition for c in of["noise", "noisy"]} <= {"white_noise", "pink_noise", "hum", "babble"}
+    assert {c.condition for c in of["noise", "quiet"] + of["line", "direct"]} == {"clean"}
+    assert {c.condition for c in of["line", "telephone"]} == {"telephone"}
+    assert [len(of[manner]) for manner in (("gender", "man"), ("noise", "noisy"))] == [12, 4]
+    assert all({c.heldout_voice for c in found} == {False, True} for found in of.values())
 
 
 def test_order_and_workers_change_no_byte(tmp_path, monkeypatch, params):
@@ -110,25 +132,38 @@ def test_conditions_are_drawn_as_promised(tmp_path, params):
     make_inputs(tmp_path, [row(i, "train", "Why?") for i in range(2000)])
     planned = [clips[0] for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")][:2000]
     share = {c: sum(clip.condition == c for clip in planned) / 2000 for c in CONDITIONS}
-    assert share.pop("clean") == pytest.approx(0.25, abs=0.03)
-    assert list(share.values()) == pytest.approx([0.1875] * 4, abs=0.03)
-    assert params.voice.heldout_voice not in {clip.voice for clip in planned}
+    assert share.pop("clean") == pytest.approx(0.2, abs=0.03)
+    assert [share[c] for c in TRAINED[1:]] == pytest.approx([0.1] * 8, abs=0.02)
+    assert share["muffled"] == share["packet_loss"] == 0
+    assert not set(params.voice.heldout_voices) & {clip.voice for clip in planned}
     for engine in ("hibari", "piper", "espeak"):
         assert sum(clip.engine == engine for clip in planned) / 2000 == pytest.approx(1 / 3, abs=0.04)
-    assert all((clip.snr_db is not None) == (clip.condition in ("white_noise", "babble")) for clip in planned)
-    assert all((clip.rt60_s is not None) == (clip.condition == "reverb") for clip in planned)
-    assert all(0.8 <= clip.rate <= 1.3 and -32 <= clip.level_db <= -16 for clip in planned)
+    noisy = {"white_noise", "pink_noise", "hum", "babble"}
+    assert all(("snr_db" in clip.strength) == (clip.condition in noisy) for clip in planned)
+    assert all(("rt60_s" in clip.strength) == (clip.condition == "room") for clip in planned)
+    assert all((clip.spoken != clip.transcript) == (clip.condition == "hesitant") for clip in planned)
+    assert all(0.7 <= clip.rate <= 1.5 and -32 <= clip.level_db <= -16 for clip in planned)
+
+
+def test_conditions_take_turns_over_test_texts_in_both_kinds_of_voice(tmp_path, params):
+    make_inputs(tmp_path, [row(i, "test", f"Why {i}?") for i in range(20)])
+    planned = [clip for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[:20] for clip in clips]
+    for heldout in (False, True):
+        counts = {c: sum(clip.condition == c for clip in planned if clip.heldout_voice == heldout) for c in CONDITIONS}
+        assert counts == {"clean": 10} | dict.fromkeys(HARD, 4)
 
 
 @pytest.mark.parametrize("name", ["hibari-heart", "piper-joe", "espeak-en-us"])
 def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params):
     make_inputs(tmp_path, [row(0, "test", "")])
     planned = voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[0]
-    talkers = voices.plan_talkers(params.voice.heldout_voice, tmp_path / "data")
-    new, silent = voice.record([clip.model_copy(update={"voice": name}) for clip in planned], tmp_path, talkers)
+    strength = {"snr_db": 0.0, "rt60_s": 0.9, "drive_db": 20.0, "cutoff_hz": 1000.0, "lost_share": 0.2}
+    talkers = voices.plan_talkers(params.voice.heldout_voices, tmp_path / "data")
+    every = [planned[0].model_copy(update={"id": f"r0-{c}", "condition": c, "strength": strength}) for c in CONDITIONS]
+    new, silent = voice.record([clip.model_copy(update={"voice": name}) for clip in every], tmp_path, talkers)
     assert new == {clip.id for clip in silent}
-    assert {clip.condition for clip in silent} == CONDITIONS
-    assert max(clip.duration_s for clip in silent) < 1.6  # two pauses of 0.3 s and the longest echo, 0.9 s
+    assert {clip.condition for clip in silent} == set(CONDITIONS)
+    assert max(clip.duration_s for clip in silent) < 1.7  # two pauses of 0.3 s and an echo of 0.9 s
     assert all(np.abs(soundfile.read(tmp_path / f"{clip.id}.flac")[0]).max() == 0 for clip in silent)
 
 
@@ -171,7 +206,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     again = start(tmp_path / "killed")
     said = again.communicate()[0].decode()
     num_kept = int(said.split(" from an earlier run")[0].split()[-1])
-    assert 5 <= num_kept < 46
+    assert 5 <= num_kept < 8 * 5 + 2 * 3
     assert digests(tmp_path / "killed/out") == digests(tmp_path / "whole/out")
     assert not list((tmp_path / "killed/work/voice").iterdir())
 
@@ -189,4 +224,4 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
     again = start(tmp_path)
     said = again.communicate()[0].decode()
     assert again.returncode == 0 and int(said.split(" from an earlier run")[0].split()[-1]) > 0
-    assert {c.condition for c in read_jsonl(tmp_path / "out/manifest.jsonl", Clip)} == CONDITIONS
+    assert len(read_jsonl(tmp_path / "out/manifest.jsonl", Clip)) == 2 * 5 + 2 * 3

@@ -72,9 +72,22 @@ def test_nothing_to_say_is_no_speech():
 def test_unknown_voices_are_named():
     with pytest.raises(ValueError, match=r"no voice 'espeak-en-mars'.*hibari-heart"):
         speak("espeak-en-mars")
-    with pytest.raises(ValueError, match=r"heldout_voice is 'nobody'"):
-        voices.training_voices("nobody")
-    assert "espeak-en-gb-scotland" not in voices.training_voices("espeak-en-gb-scotland")
+    with pytest.raises(ValueError, match=r"heldout_voices names nobody; choose some of hibari-heart"):
+        voices.training_voices(["espeak-en-us", "nobody"])
+    with pytest.raises(ValueError, match="keep out at least one"):
+        voices.training_voices([])
+    assert set(voices.VOICES) - set(voices.training_voices(["espeak-en-us", "piper-joe"])) == {
+        "espeak-en-us", "piper-joe"
+    }  # fmt: skip
+
+
+def test_a_pause_is_silence_between_two_parts():
+    parts = [voices.speak("espeak-en-us", text, 1.0, 0.0) for text in ("What is", "that?")]
+    said = voices.say("espeak-en-us", "What is | that?", 1.0, 0.0)
+    edge, pause = round(voices.SILENCE_S * 16_000), round(voices.HESITATION_S * 16_000)
+    assert len(said) == sum(map(len, parts)) + 2 * edge + pause
+    start = edge + len(parts[0])
+    assert not said[start : start + pause].any() and said[start - 2000 : start].any()
 
 
 def test_piper_reads_a_phoneme_and_a_pad_in_turn():

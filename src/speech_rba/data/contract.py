@@ -11,11 +11,21 @@ import pandas as pd
 from speech_rba.data.leakage import overlaps
 from speech_rba.data.measures import normalize
 from speech_rba.params import Validate
-from speech_rba.records import Clip, Feature, Question, Row
+from speech_rba.records import Clip, Condition, Feature, Question, Row
 
-CLIP_COLUMNS = ["id", "row_id", "suite", "split", "transcript", "voice", "heldout_voice", "condition"]
+CLIP_COLUMNS = [
+    "id",
+    "row_id",
+    "suite",
+    "split",
+    "transcript",
+    "voice",
+    "heldout_voice",
+    "condition",
+    "heldout_condition",
+]
 FEATURE_COLUMNS = ["clip_id", "duration_s", "rms_db", "clipped_share", "silence_share", "wer"]
-CONDITIONS = list(get_args(Clip.model_fields["condition"].annotation))
+CONDITIONS = list(get_args(Condition))
 MAX_MEDIAN_WER = 0.5  # half the clean speech misheard: voices or recogniser are broken, not single clips
 
 
@@ -58,6 +68,7 @@ def clip_table(
         duplicate=_duplicates(table),
         leaked=trained & (_leaking(table.transcript, asked, leak_ngram) | _leaking(completion, asked, leak_ngram)),
         heldout_heard=table.voice.isin(heldout_voices) & (table.split != "test"),
+        heldout_spoiled=table.heldout_condition.astype(bool) & (table.split != "test"),
     )
 
 
@@ -123,7 +134,8 @@ def table_rules() -> list[Rule]:
         ("every_clip_measured", "one feature for each readable clip", _between("num_measures", 1, 1)),
         ("every_clip_has_its_row", "one row or question for each clip", _between("num_sources", 1, 1)),
         ("row_in_one_split", "no row in two splits", _between("num_splits", 1, 1)),
-        ("heldout_voice_unheard", "the held-out voice speaks in the test split only", _never("heldout_heard")),
+        ("heldout_voice_unheard", "held-out voices speak in the test split only", _never("heldout_heard")),
+        ("heldout_condition_unheard", "held-out conditions stand in the test split only", _never("heldout_spoiled")),
         ("clean_speech_understood", f"median WER of clean clips under {MAX_MEDIAN_WER}", wer),
     ]
     return [Rule(name, expected, True, expectation) for name, expected, expectation in rules]

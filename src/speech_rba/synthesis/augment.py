@@ -3,16 +3,25 @@
 Silence has no level, so whatever is set relative to the level leaves it as it is.
 """
 
+import io
+
 import numpy as np
+import soundfile
 import soxr
 from scipy.signal import butter, fftconvolve, sosfiltfilt
+
+from speech_rba.params import Ears
 
 SAMPLE_RATE = 16_000
 LINE_RATE = 8_000
 LINE_BAND_HZ = (300, 3400)
 MAX_PEAK = 0.99
-ROOM_SHARE, LINE_SHARE = 0.3, 0.2  # of the speech that trains the ears
-NOISES = ("none", "white", "pink", "babble")
+ROOM_M = ((4, 3, 2.4), (10, 8, 4))  # smallest and largest length, width, height
+MAX_ECHOES = 20
+NUM_OVERTONES = 20
+PACKET_S = 0.04
+CLEAN_SHARE, ROOM_SHARE, CLIP_SHARE, LINE_SHARE = 0.15, 0.3, 0.1, 0.2  # of the speech that trains the ears
+NOISES = ("none", "white", "pink", "hum", "babble")
 MIN_BABBLE_SNR_DB = 0.0  # below, nobody can tell who is meant
 NUM_TALKERS = 6  # who speak at once in babble
 
@@ -50,6 +59,15 @@ def pink_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), num_samples).astype(np.float32)
 
 
+def hum(num_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """What mains leave on a line, `(num_samples,)`: 50 or 60 Hz and its overtones, each weaker than the one below."""
+    mains = float(rng.choice([50, 60]))
+    overtones = np.arange(1, NUM_OVERTONES + 1)[:, None]
+    phases = rng.uniform(0, 2 * np.pi, overtones.shape)
+    waves = np.sin(2 * np.pi * mains * overtones * np.arange(num_samples) / SAMPLE_RATE + phases) / overtones
+    return waves.sum(0).astype(np.float32)
+
+
 def babble(talkers: list[np.ndarray], num_samples: int, rng: np.random.Generator) -> np.ndarray:
     """All `talkers` at once, equally loud, each over and over from a random point on, `(num_samples,)`."""
     mixed = np.zeros(num_samples, np.float32)
@@ -59,42 +77,87 @@ def babble(talkers: list[np.ndarray], num_samples: int, rng: np.random.Generator
     return mixed
 
 
-def reverberated(audio: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.ndarray:
-    """`audio` in a room whose echo falls by 60 dB in `rt60_s`, longer than before by that echo.
+def in_room(audio: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.ndarray:
+    """`audio` in a box-shaped room of random size, places of talker and microphone, longer by its echo.
 
-    The response is the direct sound and, as strong as it, exponentially decaying noise (Polack's model).
+    The walls absorb what gives the room `rt60_s` by Sabine's formula. Echoes of up to MAX_ECHOES walls are images of
+    the talker (pyroomacoustics), later ones noise that decays as fast (Polack's model): all of them take seconds.
     """
+    import pyroomacoustics as pra
+
     if not len(audio):
         return audio
-    num_samples = round(rt60_s * SAMPLE_RATE)
-    tail = rng.standard_normal(num_samples) * 10 ** (-3 * np.arange(num_samples) / num_samples)
-    tail[0] = 0
-    response = tail / np.sqrt(np.sum(tail**2))
-    response[0] = 1
-    return fftconvolve(audio, response).astype(np.float32)
+    size = rng.uniform(*ROOM_M)
+    absorption, order = pra.inverse_sabine(rt60_s, size)
+    walls = pra.Material(absorption)
+    room = pra.ShoeBox(size, fs=SAMPLE_RATE, materials=walls, max_order=min(order, MAX_ECHOES))
+    room.add_source(size * rng.uniform(0.1, 0.9, 3))
+    room.add_microphone(size * rng.uniform(0.1, 0.9, 3))
+    room.compute_rir()
+    early = room.rir[0][0].astype(np.float32)
+    return fftconvolve(audio, _with_tail(early, rt60_s, rng)).astype(np.float32)
+
+
+def _with_tail(early: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.ndarray:
+    """The response `early` and, from where it ends to where it has fallen by 60 dB, decaying noise as strong."""
+    direct = int(np.abs(early).argmax())
+    early, num_samples = early[direct:], round(rt60_s * SAMPLE_RATE)
+    joint = min(len(early), num_samples) * 3 // 4  # the last images come from fewer and fewer directions
+    decay = 10 ** (-3 * np.arange(num_samples) / num_samples)
+    tail = rng.standard_normal(num_samples) * decay
+    window = slice(joint // 2, joint)
+    tail *= rms(early[window]) / max(rms(tail[window]), 1e-9)
+    return np.concatenate([early[:joint], tail[joint:]]).astype(np.float32)
 
 
 def telephone(audio: np.ndarray) -> np.ndarray:
-    """`audio` through a line of 8 kHz that lets 300 to 3400 Hz pass; as many samples as before."""
-    if not len(audio):
+    """`audio` through a mobile phone: 8 kHz, 300 to 3400 Hz, and the codec GSM 06.10 of 13 kbit/s; as many samples."""
+    if not rms(audio):
         return audio
     line = soxr.resample(audio, SAMPLE_RATE, LINE_RATE)
     band = butter(4, LINE_BAND_HZ, "bandpass", fs=LINE_RATE, output="sos")
-    heard = soxr.resample(sosfiltfilt(band, line, padlen=0).astype(np.float32), LINE_RATE, SAMPLE_RATE)
-    return np.pad(heard, (0, max(0, len(audio) - len(heard))))[: len(audio)]
+    line = sosfiltfilt(band, line, padlen=0)
+    peak = np.abs(line).max()
+    coded = io.BytesIO()
+    soundfile.write(coded, line / peak * MAX_PEAK, LINE_RATE, format="WAV", subtype="GSM610")
+    coded.seek(0)
+    heard = soxr.resample(soundfile.read(coded, dtype="float32")[0] * (peak / MAX_PEAK), LINE_RATE, SAMPLE_RATE)
+    return np.pad(heard, (0, max(0, len(audio) - len(heard))))[: len(audio)].astype(np.float32)
 
 
-def in_the_wild(
-    audio: np.ndarray, talkers: list[np.ndarray], snr_db: list[float], rt60_s: list[float], rng: np.random.Generator
-) -> np.ndarray:
-    """`audio` in a room, a noise and a line, each there or not by chance; `snr_db` and `rt60_s` are ranges."""
+def clipped(audio: np.ndarray, drive_db: float) -> np.ndarray:
+    """`audio` from a microphone set `drive_db` too loud: what is above full scale is cut off."""
+    limit = np.abs(audio).max(initial=0.0) * 10 ** (-drive_db / 20)
+    return np.clip(audio, -limit, limit)
+
+
+def muffled(audio: np.ndarray, cutoff_hz: float) -> np.ndarray:
+    """`audio` from behind a door or out of a pocket: 24 dB an octave off above `cutoff_hz`."""
+    if not len(audio):
+        return audio
+    return sosfiltfilt(butter(2, cutoff_hz, fs=SAMPLE_RATE, output="sos"), audio, padlen=0).astype(np.float32)
+
+
+def packets_lost(audio: np.ndarray, lost_share: float, rng: np.random.Generator) -> np.ndarray:
+    """`audio` whose packets of PACKET_S are each lost, and silent, with a probability of `lost_share`."""
+    size = round(PACKET_S * SAMPLE_RATE)
+    kept = rng.random(-(-len(audio) // size)) >= lost_share
+    return audio * kept.repeat(size)[: len(audio)].astype(np.float32)
+
+
+def in_the_wild(audio: np.ndarray, talkers: list[np.ndarray], ears: Ears, rng: np.random.Generator) -> np.ndarray:
+    """`audio` as the ears are trained: as it is, or in a room, a noise, a microphone, a line, each by chance."""
+    if rng.random() < CLEAN_SHARE:
+        return audio
     if rng.random() < ROOM_SHARE:
-        audio = reverberated(audio, rng.uniform(*rt60_s), rng)
-    kind, snr = rng.choice(NOISES), rng.uniform(*snr_db)
+        audio = in_room(audio, rng.uniform(*ears.rt60_s), rng)
+    kind, snr_db = rng.choice(NOISES), rng.uniform(*ears.snr_db)
     if kind == "babble":
         chosen = [talkers[i] for i in rng.choice(len(talkers), NUM_TALKERS, replace=False)]
-        audio = with_noise(audio, babble(chosen, len(audio), rng), max(snr, MIN_BABBLE_SNR_DB))
+        audio = with_noise(audio, babble(chosen, len(audio), rng), max(snr_db, MIN_BABBLE_SNR_DB))
     elif kind != "none":
-        noise = {"white": white_noise, "pink": pink_noise}[kind](len(audio), rng)
-        audio = with_noise(audio, noise, snr)
+        noise = {"white": white_noise, "pink": pink_noise, "hum": hum}[kind](len(audio), rng)
+        audio = with_noise(audio, noise, snr_db)
+    if rng.random() < CLIP_SHARE:
+        audio = clipped(audio, rng.uniform(*ears.drive_db))
     return telephone(audio) if rng.random() < LINE_SHARE else audio

@@ -5,6 +5,7 @@ A voice is named `<engine>-<the engine's own name>`. Every engine gives the same
 
 from functools import cache
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import soxr
@@ -12,43 +13,67 @@ import soxr
 from speech_rba.assets import resolve
 from speech_rba.synthesis import espeak, piper
 from speech_rba.synthesis.augment import SAMPLE_RATE
+from speech_rba.synthesis.hesitation import PAUSE
 
 TOPICS_PER_TALKER = 8
+SILENCE_S = 0.3  # around speech: Whisper loses the first words of speech that starts with the recording
+HESITATION_S = 0.7
+
+
+class Speaker(NamedTuple):
+    """Whom a voice sounds like."""
+
+    gender: Literal["woman", "man"]
+    accent: Literal["American", "British", "Scottish", "Caribbean"]
+
 
 # Left out: en-029+f1 and en-gb-x-gbcwmd+m3, of which Whisper tiny.en gets 90 % and 64 % of the words wrong.
-VOICES = (
-    "hibari-heart",
-    "piper-joe",
-    "espeak-en-us",
-    "espeak-en-us+f3",
-    "espeak-en-us+f2",
-    "espeak-en-us+m3",
-    "espeak-en-us+m7",
-    "espeak-en-us+Annie",
-    "espeak-en-us+klatt4",
-    "espeak-en-us-nyc",
-    "espeak-en-us-nyc+f4",
-    "espeak-en",
-    "espeak-en+steph",
-    "espeak-en-gb-scotland",
-    "espeak-en-gb-x-rp",
-    "espeak-en-gb-x-rp+f2",
-    "espeak-en-gb-x-rp+m3",
-    "espeak-en-gb-x-gbclan",
-    "espeak-en-gb-x-gbclan+f5",
-    "espeak-en-029",
-)
+VOICES = {
+    "hibari-heart": Speaker("woman", "American"),
+    "piper-joe": Speaker("man", "American"),
+    "espeak-en-us": Speaker("man", "American"),
+    "espeak-en-us+f3": Speaker("woman", "American"),
+    "espeak-en-us+f2": Speaker("woman", "American"),
+    "espeak-en-us+f5": Speaker("woman", "American"),
+    "espeak-en-us+belinda": Speaker("woman", "American"),
+    "espeak-en-us+klatt2": Speaker("man", "American"),
+    "espeak-en-us+m3": Speaker("man", "American"),
+    "espeak-en-us+m7": Speaker("man", "American"),
+    "espeak-en-us+Annie": Speaker("woman", "American"),
+    "espeak-en-us+klatt4": Speaker("man", "American"),
+    "espeak-en-us-nyc": Speaker("man", "American"),
+    "espeak-en-us-nyc+f4": Speaker("woman", "American"),
+    "espeak-en-us-nyc+m2": Speaker("man", "American"),
+    "espeak-en": Speaker("man", "British"),
+    "espeak-en+steph": Speaker("woman", "British"),
+    "espeak-en+f1": Speaker("woman", "British"),
+    "espeak-en+m5": Speaker("man", "British"),
+    "espeak-en-gb-scotland": Speaker("man", "Scottish"),
+    "espeak-en-gb-scotland+f3": Speaker("woman", "Scottish"),
+    "espeak-en-gb-scotland+m4": Speaker("man", "Scottish"),
+    "espeak-en-gb-x-rp": Speaker("man", "British"),
+    "espeak-en-gb-x-rp+f2": Speaker("woman", "British"),
+    "espeak-en-gb-x-rp+m3": Speaker("man", "British"),
+    "espeak-en-gb-x-gbclan": Speaker("man", "British"),
+    "espeak-en-gb-x-gbclan+f5": Speaker("woman", "British"),
+    "espeak-en-gb-x-gbclan+m6": Speaker("man", "British"),
+    "espeak-en-029": Speaker("man", "Caribbean"),
+    "espeak-en-029+m2": Speaker("man", "Caribbean"),
+}
 
 
-def training_voices(heldout_voice: str) -> list[str]:
-    """Every voice but `heldout_voice`.
+def training_voices(heldout_voices: list[str]) -> list[str]:
+    """Every voice but `heldout_voices`.
 
     Raises:
-        ValueError: there is no such voice.
+        ValueError: there is no such voice, or none is left or kept out.
     """
-    if heldout_voice not in VOICES:
-        raise ValueError(f"voice.heldout_voice is {heldout_voice!r}; choose one of {', '.join(VOICES)}")
-    return [voice for voice in VOICES if voice != heldout_voice]
+    if unknown := sorted(set(heldout_voices) - set(VOICES)):
+        raise ValueError(f"voice.heldout_voices names {', '.join(unknown)}; choose some of {', '.join(VOICES)}")
+    training = [voice for voice in VOICES if voice not in heldout_voices]
+    if not training or not heldout_voices:
+        raise ValueError("voice.heldout_voices must keep out at least one voice, and not all")
+    return training
 
 
 def draw_voice(allowed: list[str], rng: np.random.Generator) -> str:
@@ -79,7 +104,15 @@ def speak(voice: str, text: str, rate: float, pitch_semitones: float) -> np.ndar
     return soxr.resample(audio, sampling_rate * factor, SAMPLE_RATE) if len(audio) else audio
 
 
-def plan_talkers(heldout_voice: str, data: Path) -> list[tuple[str, str]]:
+def say(voice: str, text: str, rate: float, pitch_semitones: float) -> np.ndarray:
+    """A recording of `text`, which may hold pauses (see hesitation.py): float32 `(N,)` with silence around it."""
+    parts = [speak(voice, part.strip(), rate, pitch_semitones) for part in text.split(PAUSE)]
+    pause = np.zeros(round(HESITATION_S * SAMPLE_RATE), np.float32)
+    joined = [piece for part in parts for piece in (pause, part)][1:]
+    return np.pad(np.concatenate(joined), round(SILENCE_S * SAMPLE_RATE))
+
+
+def plan_talkers(heldout_voices: list[str], data: Path) -> list[tuple[str, str]]:
     """Voice and text of everyone who can be in the background: each training voice reads out topics.
 
     Raises:
@@ -88,7 +121,7 @@ def plan_talkers(heldout_voice: str, data: Path) -> list[tuple[str, str]]:
     topics = [topic for topic in (data / "topics.txt").read_text(encoding="utf-8").split("\n") if topic.strip()]
     if not topics:
         raise ValueError(f"{data / 'topics.txt'} is empty; babble reads topics from it, one a line")
-    names = training_voices(heldout_voice)
+    names = training_voices(heldout_voices)
     starts = (TOPICS_PER_TALKER * i for i in range(len(names)))
     texts = (" and ".join(topics[(s + k) % len(topics)] for k in range(TOPICS_PER_TALKER)) for s in starts)
     return list(zip(names, texts, strict=True))

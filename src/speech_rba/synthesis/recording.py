@@ -1,0 +1,113 @@
+"""One recording: who says what, how fast, how loud and in which condition, all drawn by its id; and its sound."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from speech_rba.params import Voice
+from speech_rba.records import Clip, Manner
+from speech_rba.synthesis import augment, voices
+from speech_rba.synthesis.conditions import CONDITIONS, NOISES, TRAINED, draw_strength
+
+CLEAN_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a manner of speaking asks of a recording; None leaves it open."""
+
+    speaker: dict[str, str] = field(default_factory=dict)  # fields of voices.Speaker and their values
+    rate: tuple[float, float] | None = None
+    conditions: tuple[str, ...] | None = None
+
+    def allows(self, voice: str) -> bool:
+        return all(getattr(voices.VOICES[voice], name) == value for name, value in self.speaker.items())
+
+
+SETTINGS = {
+    "gender": {gender: Setting(speaker={"gender": gender}) for gender in ("woman", "man")},
+    "accent": {accent: Setting(speaker={"accent": accent}) for accent in ("American", "British")},
+    "rate": {"slow": Setting(rate=(0.7, 0.8)), "fast": Setting(rate=(1.3, 1.5))},
+    "noise": {"noisy": Setting(conditions=NOISES), "quiet": Setting(conditions=("clean",))},
+    "line": {"telephone": Setting(conditions=("telephone",)), "direct": Setting(conditions=("clean",))},
+}
+
+
+def setting_of(manner: Manner | None) -> Setting:
+    """What `manner` asks; nothing where there is none.
+
+    Raises:
+        ValueError: nothing here can be spoken in that manner.
+    """
+    if manner is None:
+        return Setting()
+    try:
+        return SETTINGS[manner.trait][manner.value]
+    except KeyError:
+        known = "; ".join(f"{trait}: {', '.join(values)}" for trait, values in SETTINGS.items())
+        raise ValueError(f"no clip can be {manner.value!r} in {manner.trait!r}; there are {known}") from None
+
+
+def seed_of(voice: Voice, purpose: str, key: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{voice.seed} {purpose} {key}".encode()).digest()[:4])
+
+
+def draw_speech(
+    voice: Voice, key: str, allowed: list[str], row_id: str, suite: str, split: str, text: str, setting: Setting
+) -> dict:
+    """The fields of Clip that all recordings of one speech share; one of the `allowed` voices speaks as `setting` asks.
+
+    Raises:
+        ValueError: no allowed voice sounds like that.
+    """
+    if not (able := [name for name in allowed if setting.allows(name)]):
+        raise ValueError(f"{key}: none of {', '.join(allowed)} sounds like {setting.speaker}; change heldout_voices")
+    rng = np.random.default_rng(seed_of(voice, "speech", key))
+    name = voices.draw_voice(able, rng)
+    return {
+        "row_id": row_id,
+        "suite": suite,
+        "split": split,
+        "transcript": text,
+        "voice": name,
+        "engine": name.partition("-")[0],
+        "heldout_voice": name in voice.heldout_voices,
+        "rate": round(rng.uniform(*(setting.rate or voice.rate)), 3),
+        "pitch_semitones": round(rng.uniform(*voice.pitch_semitones), 3),
+        "level_db": round(rng.uniform(*voice.level_db), 2),
+    }
+
+
+def draw_condition(voice: Voice, clip_id: str) -> str:
+    rng = np.random.default_rng(seed_of(voice, "condition", clip_id))
+    return "clean" if rng.random() < CLEAN_SHARE else str(rng.choice([c for c in TRAINED if c != "clean"]))
+
+
+def draw_clip(voice: Voice, clip_id: str, condition: str, speech: dict) -> Clip:
+    rng = np.random.default_rng(seed_of(voice, "strength", clip_id))
+    chosen = CONDITIONS[condition]
+    return Clip(
+        id=clip_id,
+        path=f"clips/{clip_id}.flac",
+        condition=condition,
+        heldout_condition=chosen.heldout,
+        strength=draw_strength(condition, voice, rng),
+        spoken=chosen.reword(speech["transcript"], rng) if chosen.reword else speech["transcript"],
+        seed=seed_of(voice, "audio", clip_id),
+        duration_s=0.0,
+        sha256="",
+        **speech,
+    )
+
+
+def in_condition(speech: np.ndarray, clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:
+    """`speech` as `clip` says it is heard: in its condition, then at its level; `(N,)` at 16 kHz."""
+    others = [talker for talker in talkers if talker[0] != clip.voice]
+
+    def draw_talkers(rng: np.random.Generator) -> list[np.ndarray]:
+        return [voices.talk(*others[i]) for i in rng.choice(len(others), augment.NUM_TALKERS, replace=False)]
+
+    rng = np.random.default_rng(clip.seed)
+    spoiled = CONDITIONS[clip.condition].spoil(speech, clip.strength, rng, draw_talkers)
+    return augment.at_level(spoiled, clip.level_db)
