@@ -15,6 +15,7 @@ from speech_rba.stages import base, ears
 from speech_rba.training.ears import training_order
 
 ROOT = Path(__file__).parents[2]
+ACOUSTICS = ROOT / "artifacts/acoustics"
 
 
 def row(number: int, split: str, prompt: str) -> Row:
@@ -48,7 +49,7 @@ def test_ears_learn_and_the_student_hears_with_them(tmp_path, monkeypatch, param
     facts = json.loads(Path("ears/ears.json").read_text())
     assert facts["num_texts"] == 4 and facts["num_clips"] == 48 and "make ears" in Path("ears/README.md").read_text()
 
-    base.run(params, Path("ears"), Path("base"))
+    base.run(params, Path("ears"), ACOUSTICS, Path("base"))
     from speech_rba.model.student import Student
 
     student = Student.from_pretrained(Path("base"))
@@ -64,7 +65,7 @@ def test_ears_of_another_tower_are_refused(tmp_path, monkeypatch, params):
     Path("ears").mkdir()
     Path("ears/ears.json").write_text('{"audio_tower": "openai/whisper-large-v3"}')
     with pytest.raises(ValueError, match=r"ears was trained for openai/whisper-large-v3, .* run `make ears`"):
-        base.run(params, Path("ears"), Path("base"))
+        base.run(params, Path("ears"), ACOUSTICS, Path("base"))
     assert not Path("base").exists()
 
 

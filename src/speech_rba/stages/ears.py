@@ -24,10 +24,10 @@ from speech_rba.params import Ears, Params
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
 from speech_rba.synthesis import augment, voices
+from speech_rba.synthesis.hesitation import hesitant
 from speech_rba.training.ears import EarsTrainer, training_order, with_lora
 from speech_rba.training.loop import Log, common, resume
 
-PAUSE_S = 0.3  # before and after the speech
 MAX_CLIP_S = 9
 NUM_CHECKED = 96  # held-out texts that the model card's word error rates are from
 CHECK_BATCH = 32
@@ -47,30 +47,32 @@ class Speech(Dataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         rng = np.random.default_rng([self.ears.seed, index])
         clean = self.spoken(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
-        spoiled = augment.in_the_wild(clean, self.talkers, self.ears.snr_db, self.ears.rt60_s, rng)
+        spoiled = augment.in_the_wild(clean, self.talkers, self.ears, rng)
         spoiled = augment.at_level(spoiled, rng.uniform(*self.ears.level_db))[: MAX_CLIP_S * augment.SAMPLE_RATE]
         return clean, spoiled, self.texts[self.order[index]]
 
     def _spoken(self, place: int, number: int) -> np.ndarray:
         rng = np.random.default_rng([self.ears.seed, place, number])
         voice, rate = voices.draw_voice(self.allowed, rng), rng.uniform(*self.ears.rate)
-        speech = voices.speak(voice, self.texts[place], rate, rng.uniform(*self.ears.pitch_semitones))
-        padded = np.pad(speech, round(PAUSE_S * augment.SAMPLE_RATE))[: MAX_CLIP_S * augment.SAMPLE_RATE]
-        return augment.at_level(padded, float(np.mean(self.ears.level_db)))
+        pitch, text = rng.uniform(*self.ears.pitch_semitones), self.texts[place]
+        if rng.random() < self.ears.hesitant_share:  # to be heard as what is meant
+            text = hesitant(text, rng)
+        speech = voices.say(voice, text, rate, pitch)[: MAX_CLIP_S * augment.SAMPLE_RATE]
+        return augment.at_level(speech, float(np.mean(self.ears.level_db)))
 
 
 def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     """The adapter in float16, and its model card. A killed run goes on from its last checkpoint."""
-    ears, heldout_voice = params.ears, params.voice.heldout_voice
-    work = workdir("ears", params.assets.audio_tower, ears, heldout_voice, rows / "rows.jsonl", data / "topics.txt")
+    ears, heldout_voices = params.ears, params.voice.heldout_voices
+    work = workdir("ears", params.assets.audio_tower, ears, heldout_voices, rows / "rows.jsonl", data / "topics.txt")
     tower = load_audio_tower(params.assets.audio_tower, None)
     written = read_jsonl(rows / "rows.jsonl", Row)
     texts = [row.prompt for row in written if row.split == "train"]
     heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
-    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voice, data)]
+    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voices, data)]
     order = training_order([len(text) for text in texts], ears.max_steps, ears.per_device_train_batch_size, ears.seed)
-    speech = Speech(texts, order, voices.training_voices(heldout_voice), talkers, ears)
-    check = Speech(heldout, list(range(len(heldout))), [heldout_voice], talkers, ears)
+    speech = Speech(texts, order, voices.training_voices(heldout_voices), talkers, ears)
+    check = Speech(heldout, list(range(len(heldout))), heldout_voices, talkers, ears)
     facts = {"audio_tower": params.assets.audio_tower, "num_texts": len(texts), "num_clips": len(speech)}
     facts |= {"num_checked": len(check), "wer_before": word_error_rates(tower, check)}
     model, log = train(tower, speech, ears, work)
@@ -120,14 +122,14 @@ in {facts["minutes"]:.0f} minutes.
 
 - Data: {facts["num_texts"]} texts that the teacher wrote (seed {ears.texts.seed}), {facts["num_clips"]} clips; \
 no person recorded.
-- Voices: every voice of the voice stage but `{params.voice.heldout_voice}`, at {ears.rate} times their rate, \
-{ears.pitch_semitones} semitones.
-- Conditions: by chance a room (RT60 {ears.rt60_s} s), white noise, pink noise or babble (SNR {ears.snr_db} dB), \
-a telephone line.
+- Voices: every voice of the voice stage but {", ".join(params.voice.heldout_voices)}; \
+at {ears.rate} times their rate, {ears.pitch_semitones} semitones.
+- Conditions: by chance hesitations, a room (RT60 {ears.rt60_s} s), white noise, pink noise, hum or babble (SNR \
+{ears.snr_db} dB), a microphone {ears.drive_db} dB too loud, a telephone; never muffled speech or lost packets.
 - Loss: cross-entropy of the words, plus {ears.distance_weight} times the distance from the untouched encoder's states \
 of the clean clip.
 
-Word error rate on {facts["num_checked"]} held-out texts in the held-out voice:
+Word error rate on {facts["num_checked"]} held-out texts in the held-out voices:
 
 | | clean | spoiled |
 |---|---|---|

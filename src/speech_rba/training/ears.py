@@ -63,8 +63,8 @@ class EarsTrainer(Trainer):
         whisper = model.get_base_model()
         with fast_products(self.args.device):
             with torch.no_grad(), model.disable_adapter():
-                wanted = encode_features(whisper.model.encoder, inputs["clean"]).float()
-            states = encode_features(whisper.model.encoder, inputs["spoiled"])
+                wanted = encode_features(whisper.model.encoder, inputs["clean"])[0].float()
+            states, _ = encode_features(whisper.model.encoder, inputs["spoiled"])
             silence = self.silence.to(states).expand(len(states), -1, -1)
             heard = torch.cat([states, silence], dim=1)
             decoded = whisper.model.decoder(
