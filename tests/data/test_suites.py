@@ -1,11 +1,13 @@
 """The benchmark texts under data/ are well formed: nothing asked twice, no answer given away."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from speech_rba.records import Question, read_jsonl
+from speech_rba.records import MannerQuestion, Question, read_jsonl
+from speech_rba.synthesis.recording import SETTINGS
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -47,3 +49,19 @@ def test_topics_are_many_and_different():
     topics = (DATA / "topics.txt").read_text().splitlines()
     assert len(topics) == len({topic.lower() for topic in topics}) >= 100
     assert all(re.fullmatch(r"[A-Za-z ]+", topic) for topic in topics)
+
+
+def test_what_is_asked_about_the_manner_says_nothing_of_it():
+    asked = read_jsonl(DATA / "suites/how_it_was_said/questions.jsonl", Question)
+    trained = read_jsonl(DATA / "manners.jsonl", MannerQuestion)
+    assert not {tuple(words(q.prompt)) for q in asked} & {tuple(words(q.prompt)) for q in trained}
+    by_prompt = {q.prompt: Counter() for q in asked}
+    for question in asked:
+        assert not {tuple(words(a)) for a in question.answers} & {tuple(words(a)) for a in question.wrong}
+        by_prompt[question.prompt][question.manner.value] += 1
+    for prompt, values in by_prompt.items():  # each as often, so that one answer to all is right by chance alone
+        trait = next(q.manner.trait for q in asked if q.prompt == prompt)
+        assert set(values) == set(SETTINGS[trait]) and len(set(values.values())) == 1, prompt
+    assert all(set(q.answers) == set(SETTINGS[q.trait]) for q in trained)
+    by_place = Counter((q.manner.trait, q.manner.value, i % 2) for i, q in enumerate(asked))
+    assert len(set(Counter(k[0] for k in by_place).values())) == 1  # in training and in held-out voices

@@ -15,7 +15,9 @@ GREEDY = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 0, "bat
 def soft(ids: list[int], best: float) -> SoftTokens:
     """Each position is one of `ids` with the weight `best`, and its neighbour in the vocabulary else."""
     tokens = torch.tensor([[i, i + 1] for i in ids])
-    return SoftTokens(tokens, torch.tensor([[best, 1 - best]]).repeat(len(ids), 1), torch.zeros(len(ids), 384))
+    return SoftTokens(
+        tokens, torch.tensor([[best, 1 - best]]).repeat(len(ids), 1), torch.zeros(len(ids), 384), torch.empty(0)
+    )
 
 
 def test_doubt_is_the_expected_number_of_misheard_positions():

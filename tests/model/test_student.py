@@ -1,6 +1,8 @@
 """The student on real weights: with one alternative it is the cascade, and its batches do not mix prompts."""
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.logps import completion_logps, pad_right, token_logps
@@ -85,6 +87,21 @@ def test_gradients_with_shared_prompts_equal_those_without(student, heard):
     assert (shared - apart).norm() / apart.norm() < 1e-4
 
 
+@torch.no_grad()
+def test_how_it_sounds_moves_the_answer_only_once_trained_and_never_that_to_text(student, heard):
+    soft = student.bridge.cross(heard[0], top_k=1, temperature=1.0)
+    text = hard_tokens(soft.ids[:, 0].tolist(), 384)
+    completion = [student.tokenizer("Paris.").input_ids]
+    untrained = [logps(student, [prompt], [0], completion) for prompt in (soft, text)]
+    assert torch.allclose(*untrained, atol=1e-5)
+    bias = student.acoustic_projector.outer.bias
+    bias.fill_(0.5)
+    trained = [logps(student, [prompt], [0], completion) for prompt in (soft, text)]
+    bias.zero_()
+    assert not torch.allclose(trained[0], untrained[0], atol=0.1)
+    assert torch.equal(trained[1], untrained[1])
+
+
 def test_a_saved_student_comes_back_and_holds_only_what_is_its_own(student, heard, tmp_path):
     with torch.no_grad():
         student.multi_modal_projector.weight.fill_(0.01)
@@ -95,6 +112,15 @@ def test_a_saved_student_comes_back_and_holds_only_what_is_its_own(student, hear
     assert again.multi_modal_projector.weight.unique().tolist() == [torch.tensor(0.01).item()]
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 2_000_000
     assert isinstance(again.config, StudentConfig) and again.config.soft_top_k == 1
+
+
+def test_a_saved_student_that_lacks_a_weight_is_refused(student, tmp_path):
+    student.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["acoustic_projector.inner.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"another version: acoustic_projector.inner.weight; run its stage again"):
+        Student.from_pretrained(tmp_path)
 
 
 def test_silence_is_heard_as_no_words_and_can_still_be_answered(student):

@@ -17,7 +17,7 @@ SPACE = "Ġ"  # how byte-level BPE writes a leading space
 
 @dataclass(frozen=True)
 class SoftTokens:
-    """A prompt of T positions, each a mixture of K tokens of the language model.
+    """A prompt of T positions, each a mixture of K tokens of the language model, and how the whole sounds.
 
     The embedding of a position is the weighted mean of its tokens' embeddings plus the projected `hidden`.
     """
@@ -25,6 +25,7 @@ class SoftTokens:
     ids: torch.Tensor  # (T, K)
     weights: torch.Tensor  # (T, K), each row sums to 1
     hidden: torch.Tensor  # (T, H)
+    acoustics: torch.Tensor  # (2 H,), as Heard's; (0,) for text
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +74,7 @@ class Bridge:
                 ids += [[p] for p in pieces]
                 weights += [[1.0] for _ in pieces]
             source += [t] * len(pieces)
-        return _stack(ids, weights, heard.hidden[source], top_k)
+        return _stack(ids, weights, heard.hidden[source], heard.acoustics, top_k)
 
     def _mixture(self, first: bool, alternatives: list[int], probs: list[float]) -> list[tuple[int, float]]:
         crossed = [(self.pieces(a, first), p) for a, p in zip(alternatives, probs, strict=True)]
@@ -82,17 +83,23 @@ class Bridge:
         return [(i, p / total) for i, p in single]
 
 
-def _stack(ids: list[list[int]], weights: list[list[float]], hidden: torch.Tensor, top_k: int) -> SoftTokens:
+def _stack(
+    ids: list[list[int]], weights: list[list[float]], hidden: torch.Tensor, acoustics: torch.Tensor, top_k: int
+) -> SoftTokens:
     pad = [top_k - len(row) for row in ids]
     return SoftTokens(
         torch.tensor([row + [0] * n for row, n in zip(ids, pad, strict=True)], dtype=torch.long).reshape(-1, top_k),
         torch.tensor([row + [0.0] * n for row, n in zip(weights, pad, strict=True)]).reshape(-1, top_k),
         hidden.float(),
+        acoustics,
     )
 
 
 def hard_tokens(ids: list[int], hidden_size: int) -> SoftTokens:
     """Plain text as soft tokens: each position is one token, and nothing was heard."""
     return SoftTokens(
-        torch.tensor(ids, dtype=torch.long)[:, None], torch.ones(len(ids), 1), torch.zeros(len(ids), hidden_size)
+        torch.tensor(ids, dtype=torch.long)[:, None],
+        torch.ones(len(ids), 1),
+        torch.zeros(len(ids), hidden_size),
+        torch.empty(0),
     )

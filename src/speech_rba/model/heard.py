@@ -21,6 +21,7 @@ def save_heard(path: Path, heard: list[Heard]) -> None:
             "top_ids": torch.cat([h.top_ids for h in heard]).int(),
             "top_probs": torch.cat([h.top_probs for h in heard]).float(),
             "hidden": torch.cat([h.hidden for h in heard]).half(),
+            "acoustics": torch.stack([h.acoustics for h in heard]),
             "mean_logprob": torch.tensor([h.mean_logprob for h in heard]),
         },
         path,
@@ -38,6 +39,7 @@ def load_heard(path: Path, rows: list[int]) -> list[Heard]:
             arrays["top_ids"][span].long(),
             arrays["top_probs"][span],
             arrays["hidden"][span].float(),
+            arrays["acoustics"][row],
             arrays["mean_logprob"][row].item(),
         )
         for row, span in zip(rows, spans, strict=True)

@@ -1,6 +1,7 @@
 """The student: audio in, text out. Frozen ears and language model by name; only what is trained is saved."""
 
 import functools
+import json
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
 from speech_rba.model.generation import generate, prefill
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
+from speech_rba.params import Assets, Base
+from speech_rba.records import TRAITS
 
 EARS = "ears"  # the subfolder of a saved student
+FROZEN = "language_model."
 MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 
@@ -34,12 +38,36 @@ class StudentConfig(PreTrainedConfig):
         soft_top_k=1,
         soft_temperature=1.0,
         min_doubt=0.0,
+        acoustic_width=1,
         **kwargs,
     ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt = system_prompt
         self.soft_top_k, self.soft_temperature, self.min_doubt = soft_top_k, soft_temperature, min_doubt
+        self.acoustic_width = acoustic_width
         super().__init__(**kwargs)
+
+
+class AcousticProjector(nn.Module):
+    """How a clip sounds, as an offset (S, D) to each of the S embeddings between query and answer; zero untrained.
+
+    It passes through one number a trait, so that nothing else of a voice reaches the language model.
+    """
+
+    def __init__(self, audio_width: int, width: int, num_positions: int, hidden_size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2 * audio_width))
+        self.register_buffer("deviation", torch.ones(2 * audio_width))
+        self.traits = nn.Linear(2 * audio_width, len(TRAITS))
+        self.inner, self.outer = nn.Linear(len(TRAITS), width), nn.Linear(width, num_positions * hidden_size)
+        for layer in (self.traits, self.outer):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.num_positions = num_positions
+
+    def forward(self, acoustics: torch.Tensor) -> torch.Tensor:
+        traits = self.traits((acoustics - self.mean) / self.deviation).tanh()
+        return self.outer(nn.functional.gelu(self.inner(traits))).view(self.num_positions, -1)
 
 
 class Student(PreTrainedModel):
@@ -55,6 +83,9 @@ class Student(PreTrainedModel):
         nn.init.zeros_(self.multi_modal_projector.weight)
         self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
         self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
+        self.acoustic_projector = AcousticProjector(
+            config.audio_width, config.acoustic_width, len(self.suffix_ids), self.language_model.config.hidden_size
+        )
         self.generation_config = self.language_model.generation_config
         self.ears: Path | None = None  # the adapter of the audio tower, if one was trained
 
@@ -92,7 +123,10 @@ class Student(PreTrainedModel):
             mixed = (table[p.ids.to(table.device)] * p.weights.to(table.device)[..., None]).sum(1)
             # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
             hidden = nn.functional.layer_norm(p.hidden.to(table.device), p.hidden.shape[1:]) * self.embedding_rms
-            embeds.append(torch.cat([(mixed + self.multi_modal_projector(hidden)).to(table.dtype), suffix]))
+            end = suffix
+            if len(p.acoustics):
+                end = suffix + self.acoustic_projector(p.acoustics.to(table.device)) * self.embedding_rms
+            embeds.append(torch.cat([mixed + self.multi_modal_projector(hidden), end]).to(table.dtype))
         return embeds
 
     def forward(
@@ -130,21 +164,55 @@ class Student(PreTrainedModel):
         return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
 
     def save_pretrained(self, folder: Path, **kwargs) -> None:
-        """Writes config, projector and ears; the frozen parts are named in the config, not copied."""
+        """Writes config, projectors and ears; the frozen parts are named in the config, not copied."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
-        weight = self.multi_modal_projector.weight.detach().contiguous()
-        save_file({"multi_modal_projector.weight": weight}, Path(folder) / "model.safetensors")
+        weights = {name: w.contiguous() for name, w in self.state_dict().items() if not name.startswith(FROZEN)}
+        save_file(weights, Path(folder) / "model.safetensors")
         if self.ears:
             shutil.copytree(self.ears, Path(folder) / EARS, dirs_exist_ok=True)
 
     @classmethod
     def from_pretrained(cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs) -> "Student":
-        """The student saved in `folder`, its language model in `dtype`."""
+        """The student saved in `folder`, its language model in `dtype`.
+
+        Raises:
+            ValueError: a weight is missing or of another student.
+        """
         student = cls(StudentConfig.from_pretrained(folder), dtype)
-        student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+        missing, unknown = student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+        if wrong := [*(name for name in missing if not name.startswith(FROZEN)), *unknown]:
+            raise ValueError(f"{folder} was saved by another version: {', '.join(wrong)}; run its stage again")
         student.ears = ears if (ears := Path(folder) / EARS).exists() else None
         return student.eval()
+
+
+def untrained(assets: Assets, base: Base, acoustic_width: int, ears: Path | None) -> Student:
+    """The student that `params.yaml` describes, its projectors at zero.
+
+    Raises:
+        ValueError: `ears` were trained for another audio tower.
+    """
+    if ears:
+        fit = json.loads((ears / "ears.json").read_text())["audio_tower"]
+        if fit != assets.audio_tower:
+            raise ValueError(
+                f"{ears} was trained for {fit}, assets.audio_tower is {assets.audio_tower}: run `make ears`, "
+                "or set base.trained_ears to false"
+            )
+    config = StudentConfig(
+        language_model=assets.language_model,
+        audio_tower=assets.audio_tower,
+        audio_width=load_audio_tower(assets.audio_tower, None).model.config.d_model,
+        system_prompt=assets.system_prompt,
+        soft_top_k=base.top_k,
+        soft_temperature=base.temperature,
+        min_doubt=base.min_doubt,
+        acoustic_width=acoustic_width,
+    )
+    student = Student(config).eval()
+    student.ears = ears
+    return student
 
 
 def chat_frame(tokenizer, system_prompt: str) -> tuple[list[int], list[int]]:

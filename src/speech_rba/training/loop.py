@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -63,7 +61,7 @@ def resume(trainer: Trainer, log: Log, phase: str, steps: int) -> None:
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
     done = int(last.rsplit("-", 1)[1]) if last else 0
     if done >= steps:  # the trainer would take one step more
-        set_peft_model_state_dict(trainer.model, load_file(Path(last) / "adapter_model.safetensors"))
+        trainer._load_from_checkpoint(last)
         return
     log.begin(phase, done)
     trainer.train(resume_from_checkpoint=last)

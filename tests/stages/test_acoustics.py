@@ -1,0 +1,77 @@
+"""The acoustic projector's training on real speech: it comes to tell noisy from quiet, and changes no other answer."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_ears import row
+
+from speech_rba.params import Params
+from speech_rba.records import Manner, MannerQuestion, Question, write_jsonl
+from speech_rba.stages import acoustics
+from speech_rba.training.acoustics import AcousticTrainer, Told, collate
+
+ROOT = Path(__file__).parents[2]
+NOISE = MannerQuestion(
+    trait="noise", prompt="Is it noisy or quiet here?", answers={"noisy": "It is noisy.", "quiet": "It is quiet."}
+)
+
+
+@pytest.fixture
+def params() -> Params:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["acoustics"].update(num_manner_clips=24, num_ordinary_clips=2, num_checked=12, max_steps=60, save_steps=30)
+    values["acoustics"].update(per_device_train_batch_size=8, learning_rate=1.0e-2)
+    return Params.model_validate(values)
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/suites/quiz").mkdir(parents=True)
+    shutil.copy(ROOT / "data/topics.txt", tmp_path / "data")
+    write_jsonl(tmp_path / "data/manners.jsonl", [NOISE])
+    write_jsonl(tmp_path / "data/suites/quiz/questions.jsonl", [Question(id="q", prompt="Who?", answers=["I"])])
+    (tmp_path / "rows").mkdir()
+    write_jsonl(tmp_path / "rows/rows.jsonl", [row(0, "train", "How do trees grow?"), row(1, "train", "Why not?")])
+    return tmp_path
+
+
+def test_it_learns_to_tell_noisy_from_quiet_in_voices_it_never_heard(inputs, params):
+    acoustics.run(params, Path("data"), Path("rows"), ROOT / "artifacts/ears", Path("out"))
+    facts = json.loads(Path("out/acoustics.json").read_text())
+    assert facts["num_ordinary_clips"] == 2 and facts["before"]["noise"] < 0.5 < 0.8 < facts["after"]["noise"]
+    assert "make ears" in Path("out/README.md").read_text()
+
+
+def test_a_question_of_a_suite_is_refused(inputs, params):
+    write_jsonl(
+        Path("data/suites/quiz/questions.jsonl"), [Question(id="q", prompt="is it noisy, or quiet here", answers=["I"])]
+    )
+    with pytest.raises(ValueError, match=r"questions of a suite, reword them: Is it noisy or quiet here\?"):
+        acoustics.run(params, Path("data"), Path("rows"), ROOT / "artifacts/ears", Path("out"))
+    assert not Path("out").exists()
+
+
+def test_a_manner_that_does_not_exist_is_refused(params):
+    from speech_rba.synthesis.recording import setting_of
+
+    with pytest.raises(ValueError, match=r"no clip can be 'sad' in 'rate'; there are gender: woman, man;"):
+        setting_of(Manner(trait="rate", value="sad"))
+
+
+def test_ordinary_answers_cost_their_divergence_alone(params, student, heard):
+    """Zero while the projector is; then KL(before || after) of the completion's tokens, summed over the vocabulary."""
+    prompt, ids = student.bridge.cross(heard[0], 2, 1.0), student.tokenizer("Paris.").input_ids
+    trainer = AcousticTrainer.__new__(AcousticTrainer)
+    trainer.args = type("Args", (), {"device": torch.device("cpu")})
+    loss = lambda: trainer.compute_loss(student, collate([Told(prompt, ids, False)])).item()  # noqa: E731
+    assert abs(loss()) < 1e-5
+    with torch.no_grad():
+        student.acoustic_projector.outer.bias.fill_(0.5)
+        moved = loss()
+        student.acoustic_projector.outer.bias.zero_()
+    assert moved > 0.01
