@@ -5,6 +5,7 @@ from speech_rba.evaluation.metrics import (
     answer_tokens,
     bootstrap,
     contains_answer,
+    is_right,
     paired_bootstrap,
     recovery,
     token_f1,
@@ -34,6 +35,12 @@ def test_answer_tokens_drop_what_does_not_count():
 )
 def test_contains_answer(response, answers, expected):
     assert contains_answer(response, answers) is expected
+
+
+def test_an_answer_that_names_the_other_too_is_wrong():
+    assert is_right("You sound like a woman.", ["woman"], ["man"])
+    assert not is_right("You sound like a man or a woman.", ["woman"], ["man"])
+    assert not is_right("I cannot say.", ["woman"], ["man"])
 
 
 @pytest.mark.parametrize("answers", [[], ["A"], ["?!"]])

@@ -12,7 +12,7 @@ from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.heard import save_heard
 from speech_rba.model.student import Student
 from speech_rba.params import Params
-from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.records import Answer, Clip, Feature, Instruction, Message, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,8 @@ def write_inputs(folder: Path, student, heard, questions) -> None:
             clip_id = f"r{i}-{condition}"
             clips.append(Clip(id=clip_id, row_id=f"r{i}", suite="alignment", split="test", path=f"clips/{clip_id}.flac",
                               transcript=question, voice="v", engine="e", heldout_voice=False, rate=1,
-                              pitch_semitones=0, level_db=-20, condition=condition, snr_db=None, rt60_s=None, seed=0,
+                              pitch_semitones=0, level_db=-20, condition=condition, strength={},
+                          heldout_condition=False, spoken="x", seed=0,
                               duration_s=2, sha256=""))  # fmt: skip
             features.append(Feature(clip_id=clip_id, duration_s=2, rms_db=-20, peak=0.5, clipped_share=0,
                                     silence_share=0, words_per_s=3, heard=question, student_heard="Why?", wer=0,
@@ -105,3 +106,16 @@ def test_the_same_prompt_in_another_row_is_answered_anew():
     one, two = hard_tokens([1, 2], 4), hard_tokens([1, 3], 4)
     items = [Item("a"), Item("a"), Item("a"), Item("b")]
     assert evaluate.representatives(items, [one, two, hard_tokens([1, 2], 4), one]) == [0, 1, 0, 3]
+
+
+def test_of_several_instructions_all_are_to_be_followed():
+    class Item:
+        reference, answers = "", ()
+        instructions = (
+            Instruction(name="punctuation:no_comma", arguments={}),
+            Instruction(name="startend:end_checker", arguments={"end_phrase": "good night"}),
+        )
+
+    said = ["Tea. Good night", "Tea, milk. Good night", "Sure, here:\nTea. Good night"]
+    found = evaluate.score(None, None, "base", [Item()] * 3, [], said)
+    assert [f["followed"] for f in found] == [1, 0, 0] and [f["followed_loosely"] for f in found] == [1, 0, 1]

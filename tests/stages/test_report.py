@@ -17,7 +17,7 @@ from speech_rba.stages.report import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SYSTEMS = {"text": 0.36, "cascade": 0.22, "base": 0.20, "sft": 0.24, "rba": 0.30}  # chance of a right answer
-CONDITIONS = ["clean", "white_noise", "babble", "reverb", "telephone"]
+CONDITIONS = ["clean", "white_noise", "babble", "room", "telephone"]
 VOICES = ["hibari", "espeak-en-us", "espeak-en-us+f3", "espeak-en-gb", "espeak-en-029+m3", "espeak-en-gb-scotland"]
 CHECKS = [
     {"name": "quarantine_share", "critical": True, "passed": True, "observed": 0.04, "expected": "at most 0.1"},
@@ -36,13 +36,16 @@ def make_clips(folder: Path, num_rows: int, noise: np.random.Generator) -> list[
             tone = 0.2 * np.sin(np.arange(16_000) * (0.05 + 0.002 * number)) + noise.normal(0, 0.02, 16_000)
             soundfile.write(folder / "clips" / f"{clip_id}.flac", tone, 16_000)
             setting = {"voice": voice, "heldout_voice": voice.endswith("scotland"), "condition": condition}
-            setting["snr_db"] = float(noise.uniform(0, 10)) if condition in ("white_noise", "babble") else None
-            setting["rt60_s"] = 0.5 if condition == "reverb" else None
+            noisy, in_room = condition in ("white_noise", "babble"), condition == "room"
+            setting["strength"] = (
+                {"snr_db": float(noise.uniform(0, 10))} if noisy else {"rt60_s": 0.5} if in_room else {}
+            )
             clips.append(
                 Clip(
                     **setting, id=clip_id, row_id=f"row-{suite}-{number}", suite=suite, split="test",
-                    path=f"clips/{clip_id}.flac", transcript=ASKED, engine="tone", rate=1.0, pitch_semitones=0.0,
-                    level_db=-20.0, seed=0, duration_s=1.0, sha256="0" * 64,
+                    path=f"clips/{clip_id}.flac", transcript=ASKED, spoken=ASKED, engine="tone",
+                    heldout_condition=False, rate=1.0, pitch_semitones=0.0, level_db=-20.0,
+                    seed=0, duration_s=1.0, sha256="0" * 64,
                 )
             )  # fmt: skip
     return clips
@@ -59,7 +62,7 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
             yield Answer(
                 suite=clip.suite, row_id=clip.row_id, clip_id=clip.id if spoken else "", system=system,
                 condition=clip.condition if spoken else "text", voice=clip.voice if spoken else "",
-                heldout_voice=spoken and clip.heldout_voice, snr_db=clip.snr_db if spoken else None,
+                heldout_voice=spoken and clip.heldout_voice, snr_db=clip.strength.get("snr_db") if spoken else None,
                 heard="what is the capital" if spoken else "", metrics=metrics,
                 response=f"The capital of France is Paris, says {system} <script>alert(1)</script>. "
                 "It is on the river Seine, and the tower was built by the company of Gustave Eiffel.",
@@ -245,13 +248,13 @@ def test_page_without_rba(artifacts, tmp_path):
 
 
 def test_headline_says_what_the_intervals_say():
-    item = {"suite": "spoken_qa", "metric": "accuracy", "hard": True, "best": "rba"}
+    item = {"suite": "spoken_qa", "metric": "accuracy", "hard": True, "best": "rba", "over_base": {"difference": -0.01}}
     signs = [sign(0.01, 0.1), sign(0, 0.1)]
     verdicts = [item | {"against": {"difference": 0.062, "sign": found}, "num_rows": 20} for found in signs]
     assert headline(verdicts) == (
-        "In noise, rooms and telephone, rba beats the cascade on spoken qa "
-        "(+6.2 points accuracy, 95 % interval excludes 0) and rba is not told apart from the cascade on spoken qa "
-        "(+6.2 points accuracy, 95 % interval includes 0)."
+        "In hard conditions, rba beats the cascade on spoken qa "
+        "(+6.2 points accuracy, 95 % interval excludes 0; −1.0 of it by alignment) and rba is not told apart from the "
+        "cascade on spoken qa (+6.2 points accuracy, 95 % interval includes 0; −1.0 of it by alignment)."
     )
     assert headline(verdicts[:1] * 2).count("rba beats the cascade") == 1
     assert sign(-0.2, -0.1) == "worse"

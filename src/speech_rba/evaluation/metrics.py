@@ -41,6 +41,11 @@ def contains_answer(response: str, answers: Sequence[str]) -> bool:
     return any(_contains(said, answer) for answer in answers)
 
 
+def is_right(response: str, answers: Sequence[str], wrong: Sequence[str] = ()) -> bool:
+    """Whether `response` contains one of `answers` and none of `wrong`: `a man or a woman` answers nothing."""
+    return contains_answer(response, answers) and not (wrong and contains_answer(response, wrong))
+
+
 def _contains(said: list[str], answer: str) -> bool:
     words = answer_tokens(answer)
     if not words:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,13 +17,19 @@ from markupsafe import Markup
 
 from speech_rba.evaluation import plots
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap
-from speech_rba.records import Answer, Clip, Feature, Row
+from speech_rba.records import Answer, Clip, Condition, Feature, Row
 
 REFERENCES = ("text", "cascade", "base")  # what every method is compared with
-HARD = ("white_noise", "babble", "reverb", "telephone")
 MIN_ROWS = 20  # a bootstrap over fewer texts gives intervals that are far too narrow
-CONDITIONS = ("clean", *HARD)
+CONDITIONS = get_args(Condition)
 NUM_SNR_BINS = 4
+STRENGTHS = {
+    "snr_db": "{:.0f} dB SNR",
+    "rt60_s": "{:.1f} s of echo",
+    "drive_db": "{:.0f} dB too loud",
+    "cutoff_hz": "below {:.0f} Hz",
+    "lost_share": "{:.0%} lost",
+}
 TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
     ("sft", "loss", "Loss on the teacher's answers", "cross-entropy (nats)"),
     ("rba", "loss", "Policy loss", "loss"),
@@ -31,6 +38,7 @@ TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
     (None, "rewards/agreement/mean", "Reward: agreement with the teacher", "cosine"),
     (None, "rewards/length/mean", "Reward: length", "score"),
     (None, "rewards/repetition/mean", "Reward: repetition", "score"),
+    (None, "teacher_log_ratio", "The teacher's log-ratio of a token", "nats"),
     (None, "kl", "Distance from the reference", "KL (nats)"),
     (None, "completions/mean_length", "Answer length", "tokens"),
     (None, "completions/clipped_ratio", "Answers cut off", "share"),
@@ -90,10 +98,12 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         results=results,
         glyphs=plots.GLYPHS,
         metric_style=plots.metric_style,
+        strengths=STRENGTHS,
         share=plots.Metric("recovery (%)", 100, 0),
         headline=headline(verdicts),
         verdicts=verdicts,
         tables=[score_table(results, suite, metric) for suite, metric in _suite_metrics(results.scores)],
+        people={suite: word_error_rates(results.scores, suite) for suite in heard_only(results.scores)},
         gains=[gain_table(results, suite) for suite in results.suites],
         figures=[suite_figures(results, suite, num_bootstrap, seed) for suite in results.suites],
         curves=training_curves(results),
@@ -129,11 +139,11 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     """The best method of a suite over its hard clips (all, where none is hard) against every other that hears speech.
 
     Keys: suite, metric, hard, best, num_clips, num_rows, pairs ({system, difference, low, high, p_value, sign}),
-    against (the pair with the cascade). The best is chosen by the mean on the same clips.
+    against and over_base (the pairs with the cascade and with base). The best is chosen by the mean on the same clips.
     """
     metric = primary_metric(results.scores, suite)
     spoken = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
-    hard = [answer for answer in spoken if answer.condition in HARD]
+    hard = [answer for answer in spoken if answer.condition != "clean"]
     values = _values(hard or spoken, metric)
     if len({frozenset(clips) for clips in values.values()}) != 1 or set(values) != set(results.systems) - {"text"}:
         counts = {system: len(clips) for system, clips in values.items()}
@@ -156,6 +166,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
         "num_rows": len({row for row, _ in values[best].values()}),
         "pairs": pairs,
         "against": pairs[0],
+        "over_base": pairs[1],
     }
 
 
@@ -165,7 +176,7 @@ def sign(low: float, high: float) -> str:
 
 
 def headline(verdicts: list[dict]) -> str:
-    """One sentence: how the best method stands to the cascade in the hard conditions, suite by suite."""
+    """How the best method stands to the cascade in the hard conditions, suite by suite, and what of it is alignment."""
     told = [verdict for verdict in verdicts if verdict["hard"]] or verdicts
     if (most := max(verdict["num_rows"] for verdict in told)) < MIN_ROWS:
         return f"Only {most} held-out texts were answered: too few to tell the systems apart."
@@ -179,9 +190,11 @@ def headline(verdicts: list[dict]) -> str:
         unit = f"{'points ' if style.scale == 100 else ''}{style.label.split(' (')[0]}"
         gain = f"{style.text(pair['difference'], '+')} {unit}"
         zero = f"95 % interval {'includes' if pair['sign'] == 'open' else 'excludes'} 0"
-        clauses.append(f"{says if says != before else ''} on {item['suite'].replace('_', ' ')} ({gain}, {zero})")
+        aligned = f"{style.text(item['over_base']['difference'], '+')} of it by alignment"
+        where = item["suite"].replace("_", " ")
+        clauses.append(f"{says if says != before else ''} on {where} ({gain}, {zero}; {aligned})")
         before = says
-    where = "noise, rooms and telephone" if told[0]["hard"] else "clean speech"
+    where = "hard conditions" if told[0]["hard"] else "clean speech"
     return f"In {where}, {' and '.join(clause.strip() for clause in clauses)}."
 
 
@@ -224,6 +237,12 @@ def word_error_rates(scores: dict, suite: str) -> dict[str, dict[str, float]]:
         if row["suite"] == suite:
             rates.setdefault(row["ears"], {})[row["condition"]] = row["value"]
     return rates
+
+
+def heard_only(scores: dict) -> list[str]:
+    """The suites of recordings that nobody answers right or wrong: only how well they are heard is known."""
+    scored = {score["suite"] for score in scores["scores"]}
+    return list(dict.fromkeys(row["suite"] for row in scores["wer"] if row["suite"] not in scored))
 
 
 def gain_table(results: Results, suite: str) -> dict:

@@ -57,6 +57,8 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric("accuracy (%)", 100, 1),
+    "followed": Metric("all instructions followed (%)", 100, 1),
+    "followed_loosely": Metric("all followed, loosely (%)", 100, 1),
     "token_f1": Metric("token F1 (%)", 100, 1),
     "agreement": Metric("agreement (cosine)", 1, 3),
     "teacher_pmi": Metric("mutual information of answer and question under the teacher (nats per token)", 1, 2),

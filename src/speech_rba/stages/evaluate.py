@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from speech_rba.data.measures import word_error_rate
-from speech_rba.evaluation.metrics import contains_answer, token_f1
+from speech_rba.evaluation.ifeval import follows, follows_loosely
+from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.scoring import score_table
-from speech_rba.evaluation.suites import Item, load_items
+from speech_rba.evaluation.suites import Item, Spoil, load_items
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
@@ -22,10 +24,13 @@ from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
 from speech_rba.records import ALIGNMENT, Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
+from speech_rba.synthesis import augment, voices
+from speech_rba.synthesis.conditions import CONDITIONS, SOUND, draw_strength, in_turn
 from speech_rba.training.rewards import teacher_pmi
 
 BATCH = 32  # answers scored at once
 METHODS = ("sft", "rba")  # in the order of the table
+RECORDING_DB = -24.0  # the level of a spoiled recording, dB relative to full scale (RMS)
 
 
 def run(
@@ -40,7 +45,8 @@ def run(
     started = time.perf_counter()
     unaligned, embed = AlignedStudent(base, None, torch.float32), load_embedder(params.assets.embedder)
     student = unaligned.student
-    items = load_items(student, data, rows, features, validation, params.evaluate.suites)
+    spoil = spoiler(params, data)
+    items = load_items(student, data, rows, features, validation, params.evaluate.suites, spoil)
     once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
     texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
     spoken = [i.spoken for i in items]
@@ -70,6 +76,26 @@ def run(
         write_jsonl(folder / "answers.jsonl", answers)
         (folder / "scores.json").write_text(json.dumps(scores, indent=2))
     print(f"{len(answers)} answers of {len(systems)} systems in {scores['minutes']:.1f} minutes")
+
+
+def spoiler(params: Params, data: Path) -> Spoil:
+    """What puts a recording into the conditions whose turn it is, besides leaving it as it is."""
+
+    def draw_talkers(rng: np.random.Generator) -> list[np.ndarray]:
+        talkers = voices.plan_talkers(params.voice.heldout_voices, data)
+        chosen = rng.choice(len(talkers), augment.NUM_TALKERS, replace=False)
+        return [voices.talk(*talkers[i]) for i in chosen]
+
+    def spoil(audio: np.ndarray, number: int) -> list[tuple[str, float | None, np.ndarray]]:
+        takes = [("clean", None, audio)]
+        for name in in_turn(SOUND, number, params.evaluate.conditions_per_recording):
+            rng = np.random.default_rng([params.evaluate.seed, number])
+            strength = draw_strength(name, params.voice, rng)
+            spoiled = CONDITIONS[name].spoil(audio, strength, rng, draw_talkers)
+            takes.append((name, strength.get("snr_db"), augment.at_level(spoiled, RECORDING_DB)))
+        return takes
+
+    return spoil
 
 
 def timed_answers(
@@ -111,7 +137,8 @@ def score(
     prompts: list[SoftTokens],
     responses: list[str],
 ) -> list[dict[str, float]]:
-    """The metrics of each answer: agreement with the teacher on synthesized rows, accuracy on questions."""
+    """The metrics of each answer: agreement with the teacher on synthesized rows, accuracy on questions, and whether
+    all instructions are followed."""
     metrics: list[dict[str, float]] = [{} for _ in items]
     aligned = [i for i, item in enumerate(items) if item.reference]
     for start in tqdm(range(0, len(aligned), BATCH), desc=f"score {system}", mininterval=2):
@@ -124,7 +151,12 @@ def score(
             metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
     for i, item in enumerate(items):
         if item.answers:
-            metrics[i] = {"accuracy": float(contains_answer(responses[i], item.answers))}
+            metrics[i] = {"accuracy": float(is_right(responses[i], item.answers, item.wrong))}
+        if item.instructions:
+            metrics[i] = {
+                name: float(all(check(responses[i], asked.name, asked.arguments) for asked in item.instructions))
+                for name, check in (("followed", follows), ("followed_loosely", follows_loosely))
+            }
     return metrics
 
 

@@ -1,0 +1,214 @@
+"""IFEval's verifiable instructions (arXiv 2311.07911): whether a response does what was asked, checked by code.
+
+The 25 types, their names and their arguments are those of the official prompts (input_data.jsonl), so that a file in
+that form can be scored as it is. Words are runs of word characters and sentences are cut by NLTK, as there; NLTK's
+sentence splitter is used without its trained abbreviations, which are a download.
+"""
+
+import json
+import re
+from collections.abc import Callable
+
+from langdetect import DetectorFactory, LangDetectException, detect
+from nltk.tokenize import NLTKWordTokenizer
+from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+DetectorFactory.seed = 0  # it draws at random
+PUNCTUATION = ".,?!'\""
+FIXED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+
+
+def compare(number: int, relation: str, bound: int) -> bool:
+    """`relation` is one of IFEval's two: "less than" or "at least"."""
+    if relation not in ("less than", "at least"):
+        raise ValueError(f"no relation {relation!r}; allowed: less than, at least")
+    return number < bound if relation == "less than" else number >= bound
+
+
+def is_language(text: str, language: str) -> bool:
+    """What has no letters to tell by is in every language."""
+    try:
+        return detect(text) == language
+    except LangDetectException:
+        return True
+
+
+def keyword_existence(text: str, keywords: list[str]) -> bool:
+    return all(re.search(word, text, re.IGNORECASE) for word in keywords)
+
+
+def keyword_frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
+    return compare(len(re.findall(keyword, text, re.IGNORECASE)), relation, frequency)
+
+
+def forbidden_words(text: str, forbidden_words: list[str]) -> bool:
+    return not any(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in forbidden_words)
+
+
+def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
+    return compare(text.lower().count(letter.lower()), let_relation, let_frequency)
+
+
+def response_language(text: str, language: str) -> bool:
+    return is_language(text, language)
+
+
+def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
+    return compare(len(PunktSentenceTokenizer().tokenize(text)), relation, num_sentences)
+
+
+def number_paragraphs(text: str, num_paragraphs: int) -> bool:
+    """Parted by `***`; only the first and the last part may be empty, and do not count then."""
+    parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
+    return all(parts[1:-1]) and len(list(filter(None, parts))) == num_paragraphs
+
+
+def number_words(text: str, num_words: int, relation: str) -> bool:
+    return compare(len(re.findall(r"\w+", text)), relation, num_words)
+
+
+def nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+    """Parted by empty lines. The word ends at the first punctuation mark."""
+    parts = text.split("\n\n")
+    count = sum(bool(part.strip()) for part in parts)
+    if nth_paragraph > len(parts) or not parts[nth_paragraph - 1].strip():
+        return False
+    word = re.split(rf"[{PUNCTUATION}]", parts[nth_paragraph - 1].split()[0].lstrip("'\""))[0]
+    return count == num_paragraphs and word.lower() == first_word.lower()
+
+
+def number_placeholders(text: str, num_placeholders: int) -> bool:
+    return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
+
+
+def postscript(text: str, postscript_marker: str) -> bool:
+    """A line with the marker, in any case; `P.S.` may be spaced."""
+    spaced = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
+    marker = spaced.get(postscript_marker, postscript_marker.lower())
+    return bool(re.search(marker, text.lower()))
+
+
+def number_bullet_lists(text: str, num_bullets: int) -> bool:
+    stars, dashes = (re.findall(form, text, re.MULTILINE) for form in (r"^\s*\*[^*].*$", r"^\s*-.*$"))
+    return len(stars) + len(dashes) == num_bullets
+
+
+def constrained_response(text: str) -> bool:
+    return any(fixed in text for fixed in FIXED_RESPONSES)
+
+
+def number_highlighted_sections(text: str, num_highlights: int) -> bool:
+    """Of the forms *this* and **this**, not empty."""
+    single, double = re.findall(r"\*[^\n*]*\*", text), re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(found.strip("*").strip()) for found in [*single, *double]) >= num_highlights
+
+
+def multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
+    """Sections begin with the splitter and a number; the argument is spelled as IFEval spells it."""
+    return len(re.split(rf"\s?{section_spliter}\s?\d+\s?", text)) - 1 >= num_sections
+
+
+def json_format(text: str) -> bool:
+    """All of it is JSON, in a Markdown fence or not."""
+    bare = re.sub(r"^```(json)?|```$", "", text.strip(), flags=re.IGNORECASE)
+    try:
+        json.loads(bare)
+    except ValueError:
+        return False
+    return True
+
+
+def title(text: str) -> bool:
+    return any(found.strip("<>").strip() for found in re.findall(r"<<[^\n]+>>", text))
+
+
+def two_responses(text: str) -> bool:
+    """Two different ones, parted by `******`; only the first and the last part may be empty."""
+    parts = [part.strip() for part in text.split("******")]
+    kept = list(filter(None, parts))
+    return all(parts[1:-1]) and len(kept) == 2 and kept[0] != kept[1]
+
+
+def repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
+    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+
+def end_checker(text: str, end_phrase: str) -> bool:
+    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+
+
+def quotation(text: str) -> bool:
+    bare = text.strip()
+    return len(bare) > 1 and bare[0] == bare[-1] == '"'
+
+
+def capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
+    capitals = [word for word in NLTKWordTokenizer().tokenize(text) if word.isupper()]
+    return compare(len(capitals), capital_relation, capital_frequency)
+
+
+def english_capital(text: str) -> bool:
+    return text.isupper() and is_language(text, "en")
+
+
+def english_lowercase(text: str) -> bool:
+    return text.islower() and is_language(text, "en")
+
+
+def no_comma(text: str) -> bool:
+    return "," not in text
+
+
+CHECKERS: dict[str, Callable[..., bool]] = {
+    "keywords:existence": keyword_existence,
+    "keywords:frequency": keyword_frequency,
+    "keywords:forbidden_words": forbidden_words,
+    "keywords:letter_frequency": letter_frequency,
+    "language:response_language": response_language,
+    "length_constraints:number_sentences": number_sentences,
+    "length_constraints:number_paragraphs": number_paragraphs,
+    "length_constraints:number_words": number_words,
+    "length_constraints:nth_paragraph_first_word": nth_paragraph_first_word,
+    "detectable_content:number_placeholders": number_placeholders,
+    "detectable_content:postscript": postscript,
+    "detectable_format:number_bullet_lists": number_bullet_lists,
+    "detectable_format:constrained_response": constrained_response,
+    "detectable_format:number_highlighted_sections": number_highlighted_sections,
+    "detectable_format:multiple_sections": multiple_sections,
+    "detectable_format:json_format": json_format,
+    "detectable_format:title": title,
+    "combination:two_responses": two_responses,
+    "combination:repeat_prompt": repeat_prompt,
+    "startend:end_checker": end_checker,
+    "startend:quotation": quotation,
+    "change_case:capital_word_frequency": capital_word_frequency,
+    "change_case:english_capital": english_capital,
+    "change_case:english_lowercase": english_lowercase,
+    "punctuation:no_comma": no_comma,
+}
+
+
+def follows(response: str, instruction: str, arguments: dict) -> bool:
+    """Whether a response follows one instruction, to the letter; an empty one follows none.
+
+    Raises:
+        ValueError: there is no such instruction, or it takes other arguments.
+    """
+    if instruction not in CHECKERS:
+        raise ValueError(f"no instruction {instruction!r}; allowed: {', '.join(CHECKERS)}")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return bool(response.strip()) and bool(CHECKERS[instruction](response, **given))
+    except TypeError as error:
+        raise ValueError(f"{instruction} does not take {given}: {error}") from error
+
+
+def follows_loosely(response: str, instruction: str, arguments: dict) -> bool:
+    """Whether the response does, without its first line, its last, both or none, and with or without its stars.
+
+    The paper's loose accuracy: it forgives an introduction, a closing line and Markdown.
+    """
+    lines = response.split("\n")
+    cuts = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    forms = [form for cut in cuts for form in (cut, cut.replace("*", ""))]
+    return any(follows(form, instruction, arguments) for form in forms)

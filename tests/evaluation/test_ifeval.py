@@ -1,0 +1,77 @@
+"""Every type of instruction, each with a response that follows it and one that does not."""
+
+import pytest
+
+from speech_rba.evaluation.ifeval import CHECKERS, follows, follows_loosely
+
+AT_LEAST, LESS = "at least", "less than"
+CASES = [
+    ("keywords:existence", {"keywords": ["tea", "milk"]}, "Milk and TEA.", "Tea and sugar."),
+    ("keywords:frequency", {"keyword": "no", "frequency": 2, "relation": AT_LEAST}, "No, no.", "No."),
+    ("keywords:frequency", {"keyword": "no", "frequency": 2, "relation": LESS}, "No.", "No, no."),
+    ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, "A catalogue.", "My Cat sleeps."),
+    ("keywords:letter_frequency", {"letter": "e", "let_frequency": 3, "let_relation": AT_LEAST}, "Eel, we", "eel"),
+    ("language:response_language", {"language": "de"}, "Das ist ein guter Tag für uns.", "This is a good day for us."),
+    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": LESS}, "One here.", "One here. Two here."),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one ***\ntwo", "one *** *** two"),
+    ("length_constraints:number_words", {"num_words": 3, "relation": AT_LEAST}, "one, two, three", "one two"),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "well"},
+        "Hm.\n\nWell, yes.",
+        "Well.\n\nHm.",
+    ),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[name], [place]", "[name]"),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Bye.\nP. S. Write!", "Bye. PS Write!"),
+    ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "Bye.\np.p.s again", "Bye.\nP.S. once"),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* one\n- two", "* one\n* two\n* three"),
+    ("detectable_format:constrained_response", {}, "My answer is no.", "No."),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, "*one* and *two*", "*one* and **"),
+    (
+        "detectable_format:multiple_sections",
+        {"section_spliter": "Section", "num_sections": 2},
+        "Section 1\na\nSection 2\nb",
+        "Section 1\na",
+    ),
+    ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', "a: 1"),
+    ("detectable_format:title", {}, "<<Spring>>\nIt rains.", "<< >>\nIt rains."),
+    ("combination:two_responses", {}, "Tea.\n******\nMilk.", "Tea.\n******\nTea."),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Say hi."}, "say hi. Hi!", "Hi!"),
+    ("startend:end_checker", {"end_phrase": "Anything else?"}, 'Done. Anything else?"', "Anything else? No."),
+    ("startend:quotation", {}, ' "Good." ', '"Good" he said.'),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": LESS}, "GO now", "GO NOW"),
+    ("change_case:english_capital", {}, "THIS IS A GOOD DAY.", "This is a good day."),
+    ("change_case:english_lowercase", {}, "the weather is good for all of us here.", "The weather is good for us."),
+    ("punctuation:no_comma", {}, "Tea and milk.", "Tea, milk."),
+]
+
+
+@pytest.mark.parametrize(("instruction", "arguments", "right", "wrong"), CASES)
+def test_a_response_follows_or_not(instruction, arguments, right, wrong):
+    assert follows(right, instruction, arguments)
+    assert not follows(wrong, instruction, arguments)
+    assert not follows(" ", instruction, arguments)
+
+
+def test_every_type_has_a_case():
+    assert {case[0] for case in CASES} == set(CHECKERS) and len(CHECKERS) == 25
+
+
+def test_loosely_an_introduction_a_closing_line_and_stars_are_forgiven():
+    said = 'Sure, here it is:\n*"Tea is good."*\nAnything else, sir?'
+    assert not follows(said, "startend:quotation", {}) and follows_loosely(said, "startend:quotation", {})
+    assert follows_loosely(said, "punctuation:no_comma", {})
+    assert not follows_loosely("Well, no.", "punctuation:no_comma", {})
+
+
+def test_what_is_no_instruction_is_refused():
+    with pytest.raises(ValueError, match="no instruction 'keywords:rhyme'; allowed: keywords:existence"):
+        follows("x", "keywords:rhyme", {})
+    with pytest.raises(ValueError, match="number_words does not take"):
+        follows("x", "length_constraints:number_words", {"words": 3})
+    with pytest.raises(ValueError, match="no relation 'around'"):
+        follows("x", "length_constraints:number_words", {"num_words": 3, "relation": "around"})
+
+
+def test_arguments_that_are_null_in_the_official_file_are_as_if_not_there():
+    assert follows("tea", "punctuation:no_comma", {"num_words": None})
