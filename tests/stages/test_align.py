@@ -39,7 +39,8 @@ def project(tmp_path, student, heard, questions):
                         seed=0))  # fmt: skip
         clips.append(Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="train", path=f"clips/c{i}.flac",
                           transcript=question, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0,
-                          level_db=-20, condition="clean", snr_db=None, rt60_s=None, seed=0, duration_s=2,
+                          level_db=-20, condition="clean", strength={},
+                          heldout_condition=False, spoken="x", seed=0, duration_s=2,
                           sha256=""))  # fmt: skip
         features.append(Feature(clip_id=f"c{i}", duration_s=2, rms_db=-20, peak=0.5, clipped_share=0, silence_share=0,
                                 words_per_s=3, heard=question, student_heard=question, wer=0,

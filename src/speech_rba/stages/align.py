@@ -116,7 +116,7 @@ def train_rba(model, examples: list[Example], params: Params, work: Path, log: L
         reward_weights=reward_weights,
         gradient_checkpointing=False,
     )
-    trainer = RbaTrainer(model, examples, args, reward_funcs)
+    trainer = RbaTrainer(model, examples, args, reward_funcs, settings.dense_weight)
     trainer.add_callback(log)
     resume(trainer, log, "rba", settings.max_steps)
 

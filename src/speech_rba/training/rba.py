@@ -3,6 +3,10 @@
 TRL knows no audio. Each prompt goes through it as one token, the place of its example in `examples`: no buffer,
 split or shuffle of TRL can then part a clip from its completions, and log-probabilities are computed from that
 clip's soft tokens.
+
+A reward judges a whole answer; the teacher, who reads what the student hears, also judges each token of it. Its
+log-ratio to the student is part of the advantage, as in on-policy distillation: the policy gradient of it is that of
+minus the KL divergence from the teacher, on what the student says.
 """
 
 from collections.abc import Callable
@@ -11,20 +15,26 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
+from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import completion_logps, spread
 from speech_rba.model.student import Student
 from speech_rba.params import Rba
 from speech_rba.training import rewards
 from speech_rba.training.store import Example
 
+MAX_LOG_RATIO = 5.0  # nats; a token that the teacher would never say is as bad as one that is merely very unlikely
+
 
 class RbaTrainer(GRPOTrainer):
     """GRPO whose rollouts and log-probabilities start from soft tokens, each prompt computed once for its group."""
 
-    def __init__(self, model: PeftModel, examples: list[Example], args: GRPOConfig, reward_funcs: list[Callable]):
+    def __init__(
+        self, model: PeftModel, examples: list[Example], args: GRPOConfig, reward_funcs: list[Callable], dense: float
+    ):
+        """`dense` weighs the teacher's log-ratio of a token, in nats, against the standardized reward of the answer."""
         from datasets import Dataset
 
-        self.examples = examples
+        self.examples, self.dense = examples, dense
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -47,6 +57,30 @@ class RbaTrainer(GRPOTrainer):
                 logprobs = logits.float().log_softmax(-1)
                 entropies = spread(-(logprobs.exp() * logprobs).sum(-1), mask.bool())
         return completion_logps(logits, ids, mask), entropies, None
+
+    def _generate_and_score_completions(self, inputs):
+        scored = super()._generate_and_score_completions(inputs)
+        ratios_BC = self.teacher_log_ratios(scored["prompt_ids"][:, -1], scored["completion_ids"],
+                                            scored["completion_mask"])  # fmt: skip
+        self._metrics["train"]["teacher_log_ratio"].append((ratios_BC.sum() / scored["completion_mask"].sum()).item())
+        scored["advantages"] = scored["advantages"][:, None] + self.dense * ratios_BC
+        return scored
+
+    @torch.no_grad()
+    def teacher_log_ratios(self, places_B: torch.Tensor, ids_BC: torch.Tensor, mask_BC: torch.Tensor) -> torch.Tensor:
+        """log p(token | read, teacher) - log p(token | heard, student), (B, C), within MAX_LOG_RATIO; 0 for padding."""
+        model = self.accelerator.unwrap_model(self.model)
+        places, owners = places_B.unique(return_inverse=True)
+        examples = [self.examples[i] for i in places.tolist()]
+
+        def logps(prompts: list[SoftTokens]) -> torch.Tensor:
+            logits = model(prompts=prompts, owners_B=owners, completion_ids_BC=ids_BC, completion_mask_BC=mask_BC)
+            return completion_logps(logits, ids_BC, mask_BC)
+
+        student = logps([e.spoken for e in examples])
+        with model.disable_adapter():
+            teacher = logps([e.written for e in examples])
+        return (teacher - student).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def student_of(model: PeftModel) -> Student:
