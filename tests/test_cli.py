@@ -57,7 +57,7 @@ def test_a_spoken_question_of_any_form_is_answered(project, kind):
         (["talk", "stereo.wav", "--method", "sft"], "artifacts/align/sft is missing: run `make run` first"),
         (["talk", "stereo.wav"], "registration.json is missing: run `make run` first"),
         (["compare"], "nothing is registered yet: run `make run`"),
-        (["promote"], "speech-rba has no candidate: run the register stage"),
+        (["promote"], "speech-rba-candidates has no candidate: run the register stage"),
         (["rollback"], "speech-rba has no previous version"),
         (["promote", "--force"], "force needs a reason"),
     ],

@@ -70,11 +70,11 @@ def compare() -> None:
 
 @app.command()
 def promote(
-    version: Annotated[str | None, typer.Argument(help="the candidate if not given")] = None,
+    version: Annotated[str | None, typer.Argument(help="of the candidates; the newest if not given")] = None,
     force: Annotated[bool, typer.Option(help="even if it scores below the champion")] = False,
     reason: Annotated[str, typer.Option(help="goes into the audit log")] = "",
 ) -> None:
-    """Make a checked version the champion; the old champion stays as previous."""
+    """Make a checked candidate the champion; the old champion stays as previous."""
     from speech_rba import tracking
 
     print(tracking.promote(load_params().register_.model_name, version, force, reason))
@@ -92,5 +92,5 @@ def main() -> None:
     """The commands, with an error the user can mend as one line."""
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, PermissionError) as error:
         sys.exit(f"error: {error}")

@@ -1,8 +1,10 @@
 """The record: MLflow runs, the registry of students, and the log of who promoted which.
 
-Aliases of a registered model: `candidate` (the newest registered), `champion` (in use) and `previous` (the champion
-before, which `rollback` brings back). A version is one folder in the store, whose `artifacts/bundle` holds base,
-adapter, gate.json, scores.json and check/ (clips, and the answers that the student gave before it was stored).
+Who trains registers versions of the model `NAME-candidates`, whose alias `candidate` is the newest. Who reviews copies
+one to the model `NAME`, with the aliases `champion` (in use) and `previous` (the champion before, which `rollback`
+brings back): a server that tells users apart can then keep trainers from promoting. A version is one folder in the
+store, whose `artifacts/bundle` holds base, adapter, gate.json, scores.json and check/ (clips, and the answers that the
+student gave before it was stored).
 """
 
 import fcntl
@@ -40,6 +42,7 @@ from mlflow.data.code_dataset_source import CodeDatasetSource  # noqa: E402
 from mlflow.data.meta_dataset import MetaDataset  # noqa: E402
 from mlflow.entities import Metric, Param  # noqa: E402
 from mlflow.entities.model_registry import ModelVersion  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
 from mlflow.types.schema import ColSpec, DataType, Schema  # noqa: E402
 
@@ -232,7 +235,7 @@ def registered(run_id: str) -> ModelVersion | None:
 
 
 def register(model_name: str, run_id: str, model_id: str, description: str, tags: dict[str, str]) -> ModelVersion:
-    """The new version of `model_name`, after the stored model gave the answers stored with it.
+    """The new candidate for `model_name`, after the stored model gave the answers stored with it.
 
     It has its tags, the hashes among them, and its description from its first moment.
 
@@ -243,15 +246,35 @@ def register(model_name: str, run_id: str, model_id: str, description: str, tags
     with fetched(f"models:/{model_id}") as model:
         check_answers(model)
         tags = tags | hashes(model)
-    if not client.search_registered_models(f"name = '{model_name}'"):
-        client.create_registered_model(model_name)
+    name = candidates(model_name)
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
     source = client.get_logged_model(model_id).artifact_location
-    return client.create_model_version(model_name, source, run_id, tags, description=description, model_id=model_id)
+    return client.create_model_version(name, source, run_id, tags, description=description, model_id=model_id)
 
 
 def set_candidate(version: ModelVersion) -> None:
     """`version` is the one that `promote` takes."""
     mlflow.MlflowClient().set_registered_model_alias(version.name, "candidate", version.version)
+
+
+def tag(model_name: str, run_id: str, version: str, name: str, value: str) -> None:
+    """The run and the candidate that it registered have the tag `name`."""
+    client = connect(model_name)
+    client.set_tag(run_id, name, value)
+    client.set_model_version_tag(candidates(model_name), version, name, value)
+
+
+def candidates(model_name: str) -> str:
+    """The registered model that candidates are versions of."""
+    return f"{model_name}-candidates"
+
+
+def copied(client: mlflow.MlflowClient, model_name: str, candidate: ModelVersion) -> ModelVersion | None:
+    """The version of `model_name` that is a copy of `candidate`, if any."""
+    source = f"models:/{candidate.name}/{candidate.version}"
+    found = [v for v in client.search_model_versions(f"name = '{model_name}'") if v.source == source]
+    return max(found, key=lambda v: int(v.version), default=None)
 
 
 def by_alias(client: mlflow.MlflowClient, model_name: str, alias: str) -> ModelVersion | None:
@@ -303,35 +326,55 @@ def main_score(scores: dict, method: str) -> float:
 
 
 def promote(model_name: str, version: str | None, force: bool, reason: str) -> dict:
-    """The audit record, after `version`, or the candidate when None, became the champion and the champion previous.
+    """The audit record, after a candidate, the newest when `version` is None, became champion, the champion previous.
 
     Doing it again, also after a kill, changes nothing that is done already. `force` skips the comparison of scores
     alone, and needs a reason.
 
     Raises:
-        ValueError: no such version; it was tampered with, did not pass its gate or answers otherwise than before;
+        ValueError: no such candidate; it was tampered with, did not pass its gate or answers otherwise than before;
             or it scores lower than the champion and `force` is not given.
+        PermissionError: the server does not let this user promote.
     """
     if force and not reason:
         raise ValueError("force needs a reason, which goes into the audit log: give one")
     client = connect(model_name)
-    with locked(STORE / "promote.lock"):
-        champion = by_alias(client, model_name, "champion")
-        chosen = by_number(client, model_name, version) if version else by_alias(client, model_name, "candidate")
+    with locked(STORE / "promote.lock"), refusals():
+        pool, champion = candidates(model_name), by_alias(client, model_name, "champion")
+        chosen = by_number(client, pool, version) if version else by_alias(client, pool, "candidate")
         if chosen is None:
             wanted = f"version {version}" if version else "candidate"
-            raise ValueError(f"{model_name} has no {wanted}: run the register stage, or give the number of a version")
-        found = verify(chosen)
-        if champion and champion.version != chosen.version:
-            ours, theirs = (main_score(stored_scores(v), v.tags["method"]) for v in (chosen, champion))
-            if ours < theirs and not force:
-                raise ValueError(
-                    f"version {chosen.version} has token F1 {ours:.4f}, the champion, version {champion.version}, "
-                    f"{theirs:.4f}: keep the champion, or use force with a reason"
-                )
-            # first, so that a kill between the two leaves the old champion in use and known
+            raise ValueError(f"{pool} has no {wanted}: run the register stage, or give the number of a version")
+        found, mine = verify(chosen), copied(client, model_name, chosen)
+        is_new = champion is not None and (mine is None or mine.version != champion.version)
+        if is_new and not force:
+            refuse_a_worse(chosen, champion)
+        if mine is None:
+            mine = client.copy_model_version(f"models:/{chosen.name}/{chosen.version}", model_name)
+        if is_new:  # first, so that a kill between the two leaves the old champion in use and known
             client.set_registered_model_alias(model_name, "previous", champion.version)
-        return crown(client, "promote", champion, chosen, reason, found)
+        return crown(client, "promote", champion, mine, reason, found)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Inside the block a server's refusal is a PermissionError that says who was refused."""
+    try:
+        yield
+    except MlflowException as error:
+        if "Permission denied" not in str(error):  # the code is lost where MLflow wraps it
+            raise
+        raise PermissionError(f"the MLflow server does not let {user()} do this: ask a reviewer") from error
+
+
+def refuse_a_worse(chosen: ModelVersion, champion: ModelVersion) -> None:
+    """Raises ValueError where `chosen` scores lower than the champion."""
+    ours, theirs = (main_score(stored_scores(v), v.tags["method"]) for v in (chosen, champion))
+    if ours < theirs:
+        raise ValueError(
+            f"candidate {chosen.version} has token F1 {ours:.4f}, the champion, version {champion.version}, "
+            f"{theirs:.4f}: keep the champion, or use force with a reason"
+        )
 
 
 def rollback(model_name: str, reason: str) -> dict:
@@ -339,9 +382,10 @@ def rollback(model_name: str, reason: str) -> dict:
 
     Raises:
         ValueError: there is no previous version, or it fails a check that `promote` makes.
+        PermissionError: the server does not let this user promote.
     """
     client = connect(model_name)
-    with locked(STORE / "promote.lock"):
+    with locked(STORE / "promote.lock"), refusals():
         previous = by_alias(client, model_name, "previous")
         if previous is None:
             raise ValueError(f"{model_name} has no previous version: a rollback needs two promotions before it")
@@ -361,7 +405,7 @@ def crown(client, action: str, old: ModelVersion | None, new: ModelVersion, reas
     before = last["to"] if current == after else current
     record = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": getpass.getuser(),
+        "who": user(),
         "action": action,
         "model": new.name,
         "from": before,
@@ -374,12 +418,17 @@ def crown(client, action: str, old: ModelVersion | None, new: ModelVersion, reas
     return record
 
 
+def user() -> str:
+    """Who is known to the MLflow server, else who is logged in here."""
+    return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+
+
 def compare(model_name: str) -> list[dict]:
     """Candidate, champion and previous as rows of a table, with their scores over all conditions."""
     client = connect(model_name)
     rows = []
     for alias in ("candidate", "champion", "previous"):
-        if version := by_alias(client, model_name, alias):
+        if version := by_alias(client, candidates(model_name) if alias == "candidate" else model_name, alias):
             tags, scores = version.tags, stored_scores(version)["scores"]
             ours = [row for row in scores if row["system"] == tags["method"] and row["condition"] == "all"]
             rows.append(

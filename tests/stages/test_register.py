@@ -78,7 +78,8 @@ def write_clips(voice, accepted):
             Clip(
                 id=str(number), row_id="r", suite="alignment", split=split, path=name, transcript="hi", voice="v",
                 engine="e", heldout_voice=False, rate=1, pitch_semitones=0, level_db=-20, condition="clean",
-                snr_db=None, rt60_s=None, seed=0, duration_s=0.1, sha256="0",
+                strength={},
+                          heldout_condition=False, spoken="x", seed=0, duration_s=0.1, sha256="0",
             )
         )  # fmt: skip
     write_jsonl(accepted, clips)
@@ -93,7 +94,7 @@ def write_scores(**token_f1):
 
 
 def versions():
-    return tracking.connect("speech-rba").search_model_versions("name = 'speech-rba'")
+    return tracking.connect("speech-rba").search_model_versions("name = 'speech-rba-candidates'")
 
 
 def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
@@ -102,16 +103,16 @@ def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
     assert (written["version"], written["method"], written["checked_clips"]) == ("1", "rba", 2)
     # sha256 of "rba", by sha256sum
     assert written["adapter_sha256"] == "999194618eee5af7053722c3126f412a5a43791953b8afd07617c4d349722b25"
-    version = tracking.mlflow.MlflowClient().get_model_version_by_alias("speech-rba", "candidate")
+    version = tracking.mlflow.MlflowClient().get_model_version_by_alias("speech-rba-candidates", "candidate")
     assert version.tags["data_sha256"] == "d" * 64
     assert "| alignment token_f1 | 0.500 | 0.300 | 0.400 |" in version.description
     assert "| num_train_clips | True | True | 400 | >= 300 |" in version.description
     run = tracking.mlflow.get_run(written["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.params["align.rba.beta"] == "0.02"
+    assert run.data.params["align.rba.num_generations"] == "4"
     assert run.data.metrics["rba/alignment/all/token_f1"] == 0.4
     assert tracking.mlflow.artifacts.load_text(version.tags["report"]) == "<p>report"
-    student = tracking.mlflow.pyfunc.load_model("models:/speech-rba@candidate")
+    student = tracking.mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
     audio = pd.DataFrame({"audio": [Path("voice/1.flac").read_bytes()]})
     assert student.predict(audio) == ["baserba 3200"]
     assert not [p for p in Path("mlruns/artifacts").rglob("*") if p.suffix in {".pkl", ".pt", ".bin"}]

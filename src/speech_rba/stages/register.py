@@ -29,7 +29,7 @@ def run(
     report: Path,
     out: Path,
 ) -> None:
-    """Writes registration.json; the best method is a new version of the model with the alias `candidate`.
+    """Writes registration.json; the best method is a new candidate for the model.
 
     Raises:
         ValueError: the gate did not pass, a method has no score, there are too few clips to check with, or the
@@ -59,7 +59,7 @@ def run(
         registration |= {key: version.tags[key] for key in ("method", "adapter_sha256", "data_sha256", "git_commit")}
         registration["checked_clips"] = len(clips)
         (folder / "registration.json").write_text(json.dumps(registration, indent=2) + "\n")
-    print(f"{name} version {version.version} ({method}): candidate; {len(clips)} clips answered alike when reloaded")
+    print(f"{version.name} version {version.version} ({method}): {len(clips)} clips answered alike when reloaded")
 
 
 def check_clips(accepted: Path, num: int) -> list[Clip]:
