@@ -7,13 +7,19 @@ export PYTHONPATH := $(CURDIR)
 export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
 
-.PHONY: run test smoke bench ears lock help
+.PHONY: run up test faults smoke bench ablation ears lock help
 run: $(READY)  ## from nothing to a registered candidate with a report
 	speech-rba run
+
+up: $(READY)  ## MLflow, Prefect and a worker on this machine, until Ctrl-C (docs/operate.md)
+	python -m flows.supervisor
 
 test: $(READY)  ## the tests
 	ruff check src flows tests
 	pytest -q
+
+faults: $(READY)  ## kills each process of a running deployment, TIMES times, and tells what was left
+	for i in $$(seq $${TIMES:-10}); do pytest -q -m faults tests/flows || exit 1; done
 
 smoke: $(READY)  ## the whole chain at toy size and without network, in a scratch clone of the last commit
 	rm -rf work/smoke
@@ -24,9 +30,13 @@ smoke: $(READY)  ## the whole chain at toy size and without network, in a scratc
 bench: $(READY)  ## tokens per second of the teacher's engine against plain transformers
 	python tests/bench_generation.py
 
-ears: $(READY)  ## trains artifacts/ears again, which are committed and frozen in dvc.yaml
+ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
+	python tests/bench_hearing.py
+
+ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
 	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts
 	python -m speech_rba.stages.ears --data data --rows work/ears_texts --out artifacts/ears
+	python -m speech_rba.stages.acoustics --data data --rows work/ears_texts --ears artifacts/ears --out artifacts/acoustics
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
 	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock

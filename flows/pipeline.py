@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import stages
+from flows import stages, supervisor
 
 SCORES = Path("artifacts/evaluate/scores.json")
 REPORT = Path("artifacts/report/index.html")
@@ -128,10 +128,9 @@ def serve() -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    app = ["--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
     with open(log, "w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", *app, "--host", "127.0.0.1", "--port", str(port)],
+            supervisor.prefect_server(port),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C ends the flow, whose last state this server still has to take

@@ -1,0 +1,271 @@
+"""`make up` for real: both servers, a worker, scheduled and killed runs, in a project of three tiny stages."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import supervisor
+
+ROOT = Path(__file__).parents[2]
+STAGE = """
+import ctypes, pathlib, signal, sys, time
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage does
+name, *deps = sys.argv[1:]
+with open(pathlib.Path(__file__).parent / "../../runs.txt", "a") as runs:
+    runs.write(name + "\\n")
+sleeps = pathlib.Path(__file__).parent / "../../sleep.txt"
+while sleeps.exists():
+    sleeps.with_name("asleep.txt").touch()
+    time.sleep(0.1)
+pathlib.Path(name).write_text(name + "".join(pathlib.Path(d).read_text() for d in deps))
+"""
+DVC_YAML = """
+stages:
+  first: {cmd: exec python stage.py first params.yaml, deps: [stage.py], params: [synthesize], outs: [first]}
+  last: {cmd: exec python stage.py last first, deps: [first], outs: [last]}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    files = {"dvc.yaml": DVC_YAML, "stage.py": STAGE, "params.yaml": "synthesize:\n  seed: 1\n"}
+    files[".gitignore"] = "work\nmlruns\n__pycache__\n*.txt\n/first\n/last\n"
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    git(folder, "init", "-q", "-b", "main")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "Begin")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+class Up:
+    """`make up` in a project, its processes by name, and its Prefect API."""
+
+    def __init__(self, project: Path):
+        self.project, ports = project, [free_port(), free_port()]
+        env = {k: v for k, v in os.environ.items() if k not in ("SHELL", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+        env |= {"PYTHONPATH": str(project), "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+        command = [sys.executable, "-m", "flows.supervisor", "--mlflow-port", str(ports[0]), "--prefect-port"]
+        with open(project / "up.txt", "w") as output:
+            options = {"cwd": project, "env": env, "stdout": output, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen([*command, str(ports[1])], **options)
+        self.mlflow, self.prefect = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+        self.api = supervisor.Prefect(f"{self.prefect}/api", "")
+        wait_for(lambda: "Stop:" in self.said(), 180, self.said)
+        self.deployment = json.loads(get(f"{self.prefect}/api/deployments/name/nightly/nightly"))["id"]
+
+    def said(self) -> str:
+        assert self.process.poll() in (None, 0), (self.project / "up.txt").read_text()
+        return (self.project / "up.txt").read_text()
+
+    def child(self, word: str) -> psutil.Process:
+        """The newest direct child whose command holds `word`."""
+        children = psutil.Process(self.process.pid).children()
+        return max((c for c in children if word in " ".join(c.cmdline())), key=lambda c: c.create_time())
+
+    def start_run(self, **parameters) -> str:
+        path = f"/deployments/{self.deployment}/create_flow_run"
+        return self.api.ask(path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
+
+    def state(self, run_id: str) -> dict:
+        return json.loads(get(f"{self.prefect}/api/flow_runs/{run_id}"))["state"]
+
+    def wait_for_end(self, run_id: str) -> dict:
+        ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        wait_for(lambda: self.state(run_id)["type"] in ended, 120, lambda: self.state(run_id))
+        return self.state(run_id)
+
+    def start_sleeping_run(self, **parameters) -> str:
+        """A run whose first stage sleeps until `wake`."""
+        (self.project / "sleep.txt").touch()
+        run_id = self.start_run(**parameters)
+        wait_for((self.project / "asleep.txt").exists, 120, lambda: self.state(run_id))
+        return run_id
+
+    def wake(self) -> None:
+        for name in ("sleep.txt", "asleep.txt"):
+            (self.project / name).unlink()
+
+    def everyone(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return reply.read()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def wait_for(condition, seconds, say=lambda: "waited in vain"):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, say()
+        time.sleep(0.1)
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def runs(project: Path) -> list[str]:
+    return (project / "runs.txt").read_text().split()
+
+
+@pytest.fixture(scope="module")
+def up(project):
+    made = Up(project)
+    yield made
+    made.process.terminate()
+    made.process.wait(60)
+
+
+def test_a_run_leaves_a_commit_and_an_unchanged_one_computes_nothing(up, project):
+    state = up.wait_for_end(up.start_run(seed=7))
+    assert state["type"] == "COMPLETED", state
+    assert runs(project) == ["first", "last"]
+    assert "seed: 7" in git(project, "show", "nightly:params.yaml")
+    assert "lastfirstsynthesize" in (project / "work/nightly/last").read_text()
+    commit = git(project, "rev-parse", "nightly").strip()
+    assert state["message"].startswith(f"commit {commit[:12]}")
+    again = up.wait_for_end(up.start_run())
+    assert again["message"] == f"commit {commit[:12]}; first: Skipped, last: Skipped"
+    assert git(project, "rev-parse", "nightly").strip() == commit
+
+
+def test_a_schedule_that_a_person_sets_makes_runs_and_outlives_another_deploy(up, project):
+    schedule = {"schedule": {"interval": 5}, "active": True}
+    up.api.ask(f"/deployments/{up.deployment}/schedules", [schedule])
+    chosen = {"flow_runs": {"deployment_id": {"any_": [up.deployment]}, "tags": {"all_": ["auto-scheduled"]}}}
+    done = {"flow_runs": chosen["flow_runs"] | {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    wait_for(lambda: up.api.ask("/flow_runs/filter", done), 120, lambda: up.api.ask("/flow_runs/filter", chosen))
+    env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": str(project)}
+    subprocess.run([sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True)
+    deployment = json.loads(get(f"{up.prefect}/api/deployments/{up.deployment}"))
+    [kept] = deployment["schedules"]
+    assert kept["active"] and kept["schedule"]["interval"] == 5
+    request = urllib.request.Request(
+        f"{up.prefect}/api/deployments/{up.deployment}/schedules/{kept['id']}", method="DELETE"
+    )
+    urllib.request.urlopen(request)
+    open_states = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
+    wait_for(lambda: not up.api.ask("/flow_runs/filter", {"flow_runs": open_states}), 120)
+
+
+def flow_processes(up: Up) -> list[psutil.Process]:
+    """The process of the run at work and all it started."""
+    return [p for p in up.child("worker").children(recursive=True) if "PREFECT__FLOW_RUN_ID" in p.environ()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "victims", [["stage.py"], ["dvc"], ["prefect.engine"], ["worker"], ["worker", "prefect.engine"]]
+)
+def test_whoever_is_killed_the_next_run_goes_on(up, project, victims):
+    seed = 20 + sum(map(ord, "".join(victims)))
+    run_id = up.start_sleeping_run(seed=seed)
+    everyone = [up.child("worker"), *flow_processes(up)]
+    killed = [next(p for p in everyone if word in " ".join(p.cmdline())) for word in victims]
+    below = [child for process in killed for child in process.children(recursive=True)]
+    for process in killed:
+        process.kill()
+    wait_for(lambda: all(gone(p) for p in killed + below), 5, lambda: [p for p in killed + below if not gone(p)])
+    up.wake()
+    assert up.wait_for_end(run_id)["type"] in ("FAILED", "CRASHED")
+    before = len(runs(project))
+    assert up.wait_for_end(up.start_run(seed=seed))["type"] == "COMPLETED"
+    assert runs(project)[before:] == ["first", "last"]
+
+
+@pytest.mark.faults
+def test_a_run_that_is_cancelled_leaves_nobody(up, project):
+    run_id = up.start_sleeping_run(seed=31)
+    at_work = flow_processes(up)
+    up.api.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    assert up.wait_for_end(run_id)["type"] == "CANCELLED"
+    wait_for(lambda: all(gone(p) for p in at_work), 15, lambda: [p for p in at_work if not gone(p)])
+    up.wake()
+    assert up.wait_for_end(up.start_run())["type"] == "COMPLETED"
+
+
+@pytest.mark.faults
+def test_of_two_runs_the_second_waits(up, project):
+    first = up.start_sleeping_run(seed=32)
+    second = up.start_run()
+    before = len(runs(project))
+    time.sleep(5)
+    assert up.state(second)["type"] in ("SCHEDULED", "PENDING") and len(runs(project)) == before
+    up.wake()
+    assert [up.wait_for_end(run)["type"] for run in (first, second)] == ["COMPLETED"] * 2
+    assert runs(project)[before:] == ["last"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["mlflow.server", "prefect.server"])
+def test_a_server_that_is_killed_under_a_run_comes_back_and_the_run_ends_well(up, name):
+    run_id = up.start_sleeping_run(seed=ord(name[0]))
+    up.child(name).kill()
+    url = up.mlflow + "/health" if name == "mlflow.server" else up.prefect + "/api/health"
+
+    def back() -> bool:
+        try:
+            return bool(get(url))
+        except OSError:
+            return False
+
+    time.sleep(0.5)
+    wait_for(back, 60)
+    up.wake()
+    assert up.wait_for_end(run_id)["type"] == "COMPLETED"
+
+
+def test_servers_listen_on_loopback_alone(up):
+    heard = [c for p in up.everyone() for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert {c.laddr.port for c in heard} >= {int(u.rsplit(":")[-1]) for u in (up.mlflow, up.prefect)}
+    assert {c.laddr.ip for c in heard} == {"127.0.0.1"}
+
+
+def test_pages_of_other_origins_may_not_ask(up):
+    headers = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    request = urllib.request.Request(f"{up.prefect}/api/flow_runs/filter", headers=headers, method="OPTIONS")
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request)
+    request = urllib.request.Request(f"{up.mlflow}/api/2.0/mlflow/experiments/search", b"{}", {"Host": "elsewhere"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.faults)])
+def test_nobody_outlives_the_supervisor(up, project, sign):
+    if up.process.poll() is not None:
+        up.__init__(project)
+    up.start_sleeping_run(seed=100 + sign)
+    everyone = up.everyone()
+    up.process.send_signal(sign)
+    up.process.wait(60)
+    wait_for(lambda: all(gone(p) for p in everyone), 15, lambda: [p for p in everyone if not gone(p)])
+    up.wake()

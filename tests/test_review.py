@@ -1,0 +1,104 @@
+"""Review on a real MLflow server with accounts: who trains cannot promote."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_tracking import NAME, make_version
+
+from flows import supervisor
+from speech_rba import tracking
+
+PASSWORD = "a long enough one"
+PASSWORDS = {"reviewer": PASSWORD, "operator": "another long one"}
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """MLflow as `make up` starts it, and the environment of its worker, who is the trainer."""
+    folder = tmp_path_factory.mktemp("review")
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as free:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        for user, password in PASSWORDS.items():
+            patch.setenv(f"SPEECH_RBA_{user.upper()}_PASSWORD", password)
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
+        Path("mlruns").mkdir()
+        Path("params.yaml").write_text(f"register: {{model_name: {NAME}}}")
+        port = free.getsockname()[1]
+        free.close()
+        mlflow, _, worker = supervisor.services(port, 1, folder, supervisor.read_passwords())
+        mlflow.start()
+        mlflow.wait()
+        supervisor.make_accounts(worker.env, PASSWORD)
+        supervisor.make_accounts(worker.env, PASSWORD)  # as after a restart
+        yield worker.env
+        mlflow.stop()
+
+
+@pytest.fixture
+def become(server, monkeypatch, tmp_path):
+    """Makes this process the reviewer or the trainer."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlruns").mkdir()
+
+    def become(user: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server["MLFLOW_TRACKING_URI"])
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        password = PASSWORD if user == "reviewer" else server["MLFLOW_TRACKING_PASSWORD"]
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+    return become
+
+
+def test_a_trainer_registers_and_a_reviewer_promotes(become):
+    become("trainer")
+    make_version("a")
+    with pytest.raises(PermissionError, match="does not let trainer do this: ask a reviewer"):
+        tracking.promote(NAME, None, False, "")
+    client = tracking.mlflow.MlflowClient()
+    with pytest.raises(tracking.MlflowException, match="Permission denied"):
+        client.copy_model_version(f"models:/{NAME}-candidates/1", NAME)
+    become("reviewer")
+    record = tracking.promote(NAME, None, False, "the first")
+    assert (record["who"], record["from"], record["to"]) == ("reviewer", None, "1")
+    become("trainer")
+    for change in (
+        lambda: client.set_registered_model_alias(NAME, "champion", "1"),
+        lambda: client.delete_registered_model_alias(NAME, "champion"),
+        lambda: client.set_model_version_tag(NAME, "1", "adapter_sha256", "0"),
+        lambda: tracking.rollback(NAME, ""),
+    ):
+        with pytest.raises((tracking.MlflowException, ValueError), match=r"Permission denied|no previous version"):
+            change()
+    assert [row["alias"] for row in tracking.compare(NAME)] == ["candidate", "champion"]
+    assert json.loads(Path("mlruns/audit.jsonl").read_text())["to"] == "1"
+
+
+def test_the_reviewers_password_does_not_reach_the_worker(server):
+    assert not [name for name, value in server.items() if PASSWORD in value]
+
+
+def test_without_a_password_there_is_no_way_in(server):
+    code = "import mlflow; mlflow.MlflowClient().search_registered_models()"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
+    env["MLFLOW_TRACKING_URI"] = server["MLFLOW_TRACKING_URI"]
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "not authenticated" in done.stderr
+
+
+def test_half_a_set_of_passwords_is_refused(monkeypatch):
+    monkeypatch.delenv("SPEECH_RBA_OPERATOR_PASSWORD", raising=False)
+    monkeypatch.delenv("SPEECH_RBA_REVIEWER_PASSWORD", raising=False)
+    assert supervisor.read_passwords() == {}
+    monkeypatch.setenv("SPEECH_RBA_REVIEWER_PASSWORD", "one")
+    with pytest.raises(ValueError, match="two different passwords: set SPEECH_RBA_REVIEWER_PASSWORD and SPEECH_RBA_OP"):
+        supervisor.read_passwords()
+    monkeypatch.setenv("SPEECH_RBA_OPERATOR_PASSWORD", "one")
+    with pytest.raises(ValueError, match="two different"):
+        supervisor.read_passwords()
