@@ -1,0 +1,143 @@
+"""What each part of the student's hearing is worth: `make ablation`, after `make run`, prints a Markdown table.
+
+Every variant hears the accepted test clips of the suites and answers with the language model before alignment, so that
+only the hearing differs. Groups are clean speech, the conditions of training, and those kept out of it.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput
+
+from speech_rba.data.audio import read_audio
+from speech_rba.evaluation.metrics import is_right, paired_bootstrap
+from speech_rba.model.audio_tower import AudioTower, Heard, encode, hear, load_audio_tower, start_ids
+from speech_rba.model.language import fast_dtype
+from speech_rba.model.student import Student
+from speech_rba.params import Params, load_params
+from speech_rba.records import Clip, Question, read_jsonl
+
+ARTIFACTS = Path("artifacts")
+BATCH, MAX_TOKENS = 32, 48
+RIVAL = "Whisper, 1-best (the cascade)"
+WHISPER, EARS, BEAMS = "Whisper as it came", "ears", "ears, 5 beams"
+NUM_BEAMS = 5
+VARIANTS = {  # what hears, alternatives a position, temperature, acoustics
+    RIVAL: (WHISPER, 1, 1.0, False),
+    "Whisper, 8 soft, temperature 0.5": (WHISPER, 8, 0.5, False),
+    "ears, 1-best": (EARS, 1, 1.0, False),
+    "ears, 2 soft, temperature 0.5": (EARS, 2, 0.5, False),
+    "ears, 8 soft, temperature 1": (EARS, 8, 1.0, False),
+    "ears, 8 soft, temperature 0.5": (EARS, 8, 0.5, False),
+    "ears, 5 beams merged": (BEAMS, NUM_BEAMS, 1.0, False),
+    "ears, 8 soft, temperature 0.5, acoustics": (EARS, 8, 0.5, True),
+}
+
+
+def main() -> None:
+    params, student = load_params(), Student.from_pretrained(ARTIFACTS / "base")
+    suites = [Path(suite) for suite in params.evaluate.suites]
+    asked = {(s.name, q.id): q for s in suites for q in read_jsonl(s / "questions.jsonl", Question)}
+    accepted = read_jsonl(ARTIFACTS / "validate/accepted.jsonl", Clip)
+    clips = sorted((c for c in accepted if (c.suite, c.row_id) in asked), key=lambda c: (c.duration_s, c.id))
+    heard, ms = {}, {}
+    whisper = load_audio_tower(params.assets.audio_tower, None)
+    for source, tower in ((WHISPER, whisper), (EARS, student.audio_tower), (BEAMS, student.audio_tower)):
+        started = time.perf_counter()
+        heard[source] = list(listen(tower, clips, source))
+        ms[source] = 1000 * (time.perf_counter() - started) / len(clips)
+    right = {name: answered(student, params, clips, asked, heard[v[0]], *v[1:]) for name, v in VARIANTS.items()}
+    show(params, clips, right, ms)
+
+
+def listen(tower: AudioTower, clips: list[Clip], source: str) -> Iterator[Heard]:
+    """What a tower hears in each clip, in order."""
+    for start in tqdm(range(0, len(clips), BATCH), desc=source, mininterval=2):
+        audio = [read_audio(ARTIFACTS / "voice" / c.path) for c in clips[start : start + BATCH]]
+        if source == BEAMS:
+            yield from hear_beams(tower, audio)
+        else:
+            yield from hear(tower, audio, top_k=8, max_tokens=MAX_TOKENS, dtype=fast_dtype())
+
+
+@torch.inference_mode()
+def hear_beams(tower: AudioTower, audio: list[np.ndarray]) -> Iterator[Heard]:
+    """The confusion network of several beams as one Heard: words that beams differ in are each other's alternatives."""
+    states, acoustics = encode(tower, audio, fast_dtype())
+    start = torch.tensor([start_ids(tower.tokenizer)] * len(audio))
+    found = GenerationMixin.generate(
+        tower.model, encoder_outputs=BaseModelOutput(states), decoder_input_ids=start, max_new_tokens=MAX_TOKENS,
+        num_beams=NUM_BEAMS, num_return_sequences=NUM_BEAMS, return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    end = tower.model.config.eos_token_id
+    beams = [[i for i in row[start.shape[1] :].tolist() if i != end] for row in found.sequences]
+    for place, sound in enumerate(acoustics):
+        span = slice(place * NUM_BEAMS, (place + 1) * NUM_BEAMS)
+        lengths = torch.tensor([len(beam) + 1.0 for beam in beams[span]])
+        yield merged(beams[span], (found.sequences_scores[span] * lengths).softmax(0).tolist(), sound)
+
+
+def merged(beams: list[list[int]], weights: list[float], sound: torch.Tensor) -> Heard:
+    """Beams aligned to the first, which is the best, by their longest common runs; left out are words it has not."""
+    best = beams[0]
+    votes = [Counter() for _ in best]
+    for beam, weight in zip(beams, weights, strict=True):
+        for _, i, i_end, j, j_end in SequenceMatcher(None, best, beam, autojunk=False).get_opcodes():
+            if i_end - i == j_end - j:
+                for k in range(i_end - i):
+                    votes[i + k][beam[j + k]] += weight
+    ranked = [(v + Counter({best[t]: 1e-9})).most_common(NUM_BEAMS) for t, v in enumerate(votes)]
+    ranked = [row + [(row[0][0], 0.0)] * (NUM_BEAMS - len(row)) for row in ranked]
+    ids = torch.tensor([[i for i, _ in row] for row in ranked]).reshape(-1, NUM_BEAMS)
+    probs = torch.tensor([[p for _, p in row] for row in ranked]).reshape(-1, NUM_BEAMS)
+    return Heard(ids[:, 0], ids, probs, torch.zeros(len(ids), len(sound) // 2), sound, 0.0)
+
+
+def answered(
+    student: Student, params: Params, clips: list[Clip], asked: dict, heard: list[Heard], top_k: int,
+    temperature: float, acoustics: bool,
+) -> list[float]:  # fmt: skip
+    """1 for each clip whose answer is right, else 0."""
+    prompts = [student.bridge.cross(h, top_k, temperature) for h in heard]
+    if not acoustics:
+        prompts = [replace(p, acoustics=torch.empty(0)) for p in prompts]
+    sampling = {"max_new_tokens": params.evaluate.max_completion_tokens, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    with tqdm(total=len(prompts), desc="answer", mininterval=2) as bar:
+        ids = student.answer(prompts, batch_size=params.evaluate.batch_size, on_batch=bar.update, **sampling)
+    texts = [student.tokenizer.decode(i, skip_special_tokens=True) for i in ids]
+    questions = [asked[c.suite, c.row_id] for c in clips]
+    return [float(is_right(t, q.answers, q.wrong)) for t, q in zip(texts, questions, strict=True)]
+
+
+def show(params: Params, clips: list[Clip], right: dict[str, list[float]], ms: dict[str, float]) -> None:
+    """Accuracy by suite and group, and what a variant has more than the cascade, with its 95 % interval."""
+    groups: dict[str, list[int]] = {}
+    for place, clip in enumerate(clips):
+        kind = "clean" if clip.condition == "clean" else "held-out" if clip.heldout_condition else "hard"
+        groups.setdefault(f"{clip.suite}, {kind}", []).append(place)
+    names = sorted(groups)
+    head = ["hearing", "ms a clip", *(f"{name}, n {len(groups[name])}" for name in names)]
+    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for variant, scores in right.items():
+        cells = [variant, f"{ms[VARIANTS[variant][0]]:.0f}"]
+        for name in names:
+            mine, rival = ([scores_of[i] for i in groups[name]] for scores_of in (scores, right[RIVAL]))
+            rows = [clips[i].row_id for i in groups[name]]
+            gain, low, high, _ = paired_bootstrap(mine, rival, params.evaluate.num_bootstrap, 0, rows)
+            cells.append(f"{100 * sum(mine) / len(mine):.1f} ({100 * gain:+.1f} [{100 * low:.1f}, {100 * high:.1f}])")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    if not (ARTIFACTS / "validate/accepted.jsonl").exists():
+        sys.exit("error: artifacts/ is empty: run `make run` first")
+    main()
