@@ -89,7 +89,6 @@ class Acoustics(Group):
     num_manner_clips: PositiveInt
     num_ordinary_clips: PositiveInt
     num_checked: PositiveInt
-    width: PositiveInt
     max_steps: PositiveInt
     per_device_train_batch_size: PositiveInt
     learning_rate: Positive

@@ -9,6 +9,7 @@ import torch
 import yaml
 from test_ears import row
 
+from speech_rba.model.logps import sequence_logps
 from speech_rba.params import Params
 from speech_rba.records import Manner, MannerQuestion, Question, write_jsonl
 from speech_rba.stages import acoustics
@@ -23,7 +24,7 @@ NOISE = MannerQuestion(
 @pytest.fixture
 def params() -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["acoustics"].update(num_manner_clips=24, num_ordinary_clips=2, num_checked=12, max_steps=60, save_steps=30)
+    values["acoustics"].update(num_manner_clips=24, num_ordinary_clips=2, num_checked=12, max_steps=40, save_steps=20)
     values["acoustics"].update(per_device_train_batch_size=8, learning_rate=1.0e-2)
     return Params.model_validate(values)
 
@@ -63,11 +64,14 @@ def test_a_manner_that_does_not_exist_is_refused(params):
         setting_of(Manner(trait="rate", value="sad"))
 
 
-def test_ordinary_answers_cost_their_divergence_alone(params, student, heard):
+@pytest.fixture
+def trainer() -> AcousticTrainer:
+    return AcousticTrainer.__new__(AcousticTrainer)  # of which only the loss is looked at
+
+
+def test_ordinary_answers_cost_their_divergence_alone(student, heard, trainer):
     """Zero while the projector is; then KL(before || after) of the completion's tokens, summed over the vocabulary."""
     prompt, ids = student.bridge.cross(heard[0], 2, 1.0), student.tokenizer("Paris.").input_ids
-    trainer = AcousticTrainer.__new__(AcousticTrainer)
-    trainer.args = type("Args", (), {"device": torch.device("cpu")})
     loss = lambda: trainer.compute_loss(student, collate([Told(prompt, ids, False)])).item()  # noqa: E731
     assert abs(loss()) < 1e-5
     with torch.no_grad():
@@ -75,3 +79,14 @@ def test_ordinary_answers_cost_their_divergence_alone(params, student, heard):
         moved = loss()
         student.acoustic_projector.outer.bias.zero_()
     assert moved > 0.01
+
+
+def test_answers_about_the_manner_cost_their_cross_entropy(student, heard, trainer):
+    """The mean over all tokens of both answers, as the student's own log-probabilities give it one answer at a time."""
+    prompts = [student.bridge.cross(h, 2, 1.0) for h in heard[:2]]
+    completions = [student.tokenizer(text).input_ids for text in ("A woman.", "It is a very noisy place.")]
+    told = [Told(p, ids, True) for p, ids in zip(prompts, completions, strict=True)]
+    with torch.no_grad():
+        loss = trainer.compute_loss(student, collate(told)).item()
+        sums = [sequence_logps(student, [p], [ids]).item() for p, ids in zip(prompts, completions, strict=True)]
+    assert loss == pytest.approx(-sum(sums) / sum(map(len, completions)), abs=1e-4)

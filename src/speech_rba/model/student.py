@@ -38,28 +38,27 @@ class StudentConfig(PreTrainedConfig):
         soft_top_k=1,
         soft_temperature=1.0,
         min_doubt=0.0,
-        acoustic_width=1,
         **kwargs,
     ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt = system_prompt
         self.soft_top_k, self.soft_temperature, self.min_doubt = soft_top_k, soft_temperature, min_doubt
-        self.acoustic_width = acoustic_width
         super().__init__(**kwargs)
 
 
 class AcousticProjector(nn.Module):
     """How a clip sounds, as an offset (S, D) to each of the S embeddings between query and answer; zero untrained.
 
-    It passes through one number a trait, so that nothing else of a voice reaches the language model.
+    It passes through one number a trait, so that nothing else of a voice reaches the language model, and each trait
+    adds its part whatever the others are: a slow woman on the telephone is told though no training clip was like her.
     """
 
-    def __init__(self, audio_width: int, width: int, num_positions: int, hidden_size: int):
+    def __init__(self, audio_width: int, num_positions: int, hidden_size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(2 * audio_width))
         self.register_buffer("deviation", torch.ones(2 * audio_width))
         self.traits = nn.Linear(2 * audio_width, len(TRAITS))
-        self.inner, self.outer = nn.Linear(len(TRAITS), width), nn.Linear(width, num_positions * hidden_size)
+        self.outer = nn.Linear(len(TRAITS), num_positions * hidden_size)
         for layer in (self.traits, self.outer):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -67,7 +66,7 @@ class AcousticProjector(nn.Module):
 
     def forward(self, acoustics: torch.Tensor) -> torch.Tensor:
         traits = self.traits((acoustics - self.mean) / self.deviation).tanh()
-        return self.outer(nn.functional.gelu(self.inner(traits))).view(self.num_positions, -1)
+        return self.outer(traits).view(self.num_positions, -1)
 
 
 class Student(PreTrainedModel):
@@ -84,7 +83,7 @@ class Student(PreTrainedModel):
         self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
         self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
         self.acoustic_projector = AcousticProjector(
-            config.audio_width, config.acoustic_width, len(self.suffix_ids), self.language_model.config.hidden_size
+            config.audio_width, len(self.suffix_ids), self.language_model.config.hidden_size
         )
         self.generation_config = self.language_model.generation_config
         self.ears: Path | None = None  # the adapter of the audio tower, if one was trained
@@ -187,8 +186,8 @@ class Student(PreTrainedModel):
         return student.eval()
 
 
-def untrained(assets: Assets, base: Base, acoustic_width: int, ears: Path | None) -> Student:
-    """The student that `params.yaml` describes, its projectors at zero.
+def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype) -> Student:
+    """The student that `params.yaml` describes, its projectors at zero and its language model in `dtype`.
 
     Raises:
         ValueError: `ears` were trained for another audio tower.
@@ -208,9 +207,8 @@ def untrained(assets: Assets, base: Base, acoustic_width: int, ears: Path | None
         soft_top_k=base.top_k,
         soft_temperature=base.temperature,
         min_doubt=base.min_doubt,
-        acoustic_width=acoustic_width,
     )
-    student = Student(config).eval()
+    student = Student(config, dtype).eval()
     student.ears = ears
     return student
 

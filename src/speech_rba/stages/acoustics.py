@@ -19,6 +19,7 @@ from transformers import TrainingArguments, set_seed
 
 from speech_rba.data.measures import normalize
 from speech_rba.evaluation.metrics import contains_answer
+from speech_rba.model.language import fast_dtype
 from speech_rba.model.student import AcousticProjector, Student, untrained
 from speech_rba.params import Acoustics, Params, Voice
 from speech_rba.records import ALIGNMENT, TRAITS, Clip, Manner, MannerQuestion, Question, Row, read_jsonl
@@ -39,7 +40,7 @@ from speech_rba.training.loop import Log, common, resume
 BATCH = 32
 MAX_CLIP_S, MAX_TOKENS = 10, 48
 SAMPLE_RATE = 16_000
-REGULARIZATION = 0.1  # C of the logistic regression: 768 numbers from some 240 clips a trait
+REGULARIZATION = 0.1  # C of the logistic regression: 768 numbers, and clips by the hundred
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
     settings = params.acoustics
     questions = read_jsonl(data / "manners.jsonl", MannerQuestion)
     refuse_leaks(questions, data)
-    student = untrained(params.assets, params.base, settings.width, ears)
+    student = untrained(params.assets, params.base, ears, fast_dtype())
     work = workdir("acoustics", params.assets, params.base, settings, params.voice, data, rows / "rows.jsonl", ears)
     tellings = plan_manners(params.voice, questions, settings.num_manner_clips, "train", settings.seed)
     written = [row for row in read_jsonl(rows / "rows.jsonl", Row) if row.split == "train"]
@@ -138,16 +139,17 @@ def record(clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:
 
 @torch.no_grad()
 def read_traits(projector: AcousticProjector, tellings: list[Telling], told: list[Told]) -> None:
-    """The projector tells each trait from the sound, by logistic regression over the clips that ask for it."""
+    """The projector tells each trait from the sound, by logistic regression over all clips that have a value of it."""
     heard = torch.stack([t.spoken.acoustics for t in told])
     projector.mean.copy_(heard.mean(0))
     projector.deviation.copy_(heard.std(0))
     scaled = ((heard - projector.mean) / projector.deviation).numpy()
     for place, trait in enumerate(TRAITS):
-        asking = [i for i, t in enumerate(tellings) if t.manner and t.manner.trait == trait]
-        values = [tellings[i].manner.value == min(SETTINGS[trait]) for i in asking]
+        first, other = (SETTINGS[trait][value] for value in sorted(SETTINGS[trait]))
+        known = [i for i, t in enumerate(tellings) if first.holds(t.clip) or other.holds(t.clip)]
+        values = [first.holds(tellings[i].clip) for i in known]
         if len(set(values)) == 2:
-            fitted = LogisticRegression(C=REGULARIZATION, max_iter=1000).fit(scaled[asking], values)
+            fitted = LogisticRegression(C=REGULARIZATION, max_iter=1000).fit(scaled[known], values)
             projector.traits.weight[place] = torch.tensor(fitted.coef_[0])
             projector.traits.bias[place] = float(fitted.intercept_[0])
 
@@ -155,8 +157,7 @@ def read_traits(projector: AcousticProjector, tellings: list[Telling], told: lis
 def train(student: Student, told: list[Told], settings: Acoustics, work: Path) -> Log:
     set_seed(settings.seed)
     student.requires_grad_(False)
-    for layer in (student.acoustic_projector.inner, student.acoustic_projector.outer):
-        layer.requires_grad_(True)
+    student.acoustic_projector.outer.requires_grad_(True)
     log = Log(work / "log.jsonl")
     arguments = common(work / "acoustics", steps=settings.max_steps, seed=settings.seed, save_steps=settings.save_steps)
     arguments |= {"warmup_steps": settings.max_steps // 10, "learning_rate": settings.learning_rate}
@@ -180,13 +181,12 @@ def accuracies(student: Student, tellings: list[Telling], told: list[Told]) -> d
 
 def card(params: Params, facts: dict) -> str:
     """The model card: what it was trained on, how, and what it tells."""
-    settings = params.acoustics
     lines = "\n".join(
         f"| {trait} | {facts['before'][trait]:.2f} | {share:.2f} |" for trait, share in facts["after"].items()
     )
     return f"""# How it was said
 
-The acoustic projector of speech-rba (width {settings.width}), made by `make ears` in {facts["minutes"]:.0f} minutes.
+The acoustic projector of speech-rba, made by `make ears` in {facts["minutes"]:.0f} minutes.
 
 - Input: mean and deviation over time of the first encoder layer of the ears; from it one number a trait, by logistic
   regression, and from these the offsets.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from speech_rba.model.student import untrained
@@ -16,7 +17,7 @@ def run(params: Params, ears: Path, acoustics: Path, out: Path) -> None:
         ValueError: the ears were trained for another audio tower.
     """
     assets, trained = params.assets, params.base.trained_ears
-    student = untrained(assets, params.base, params.acoustics.width, ears if trained else None)
+    student = untrained(assets, params.base, ears if trained else None, torch.float32)
     if trained:
         student.acoustic_projector.load_state_dict(load_file(acoustics / "model.safetensors"))
     with publish(out) as folder:

@@ -24,6 +24,12 @@ class Setting:
     def allows(self, voice: str) -> bool:
         return all(getattr(voices.VOICES[voice], name) == value for name, value in self.speaker.items())
 
+    def holds(self, clip: Clip) -> bool:
+        """Whether `clip` is as this asks, by purpose or by chance."""
+        in_rate = self.rate is None or self.rate[0] <= clip.rate <= self.rate[1]
+        in_condition = self.conditions is None or clip.condition in self.conditions
+        return self.allows(clip.voice) and in_rate and in_condition
+
 
 SETTINGS = {
     "gender": {gender: Setting(speaker={"gender": gender}) for gender in ("woman", "man")},

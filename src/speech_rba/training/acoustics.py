@@ -7,13 +7,14 @@ divergence from the student that does not hear how: what it answers to them must
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import Trainer
+from transformers import Cache, Trainer
+from transformers.cache_utils import DynamicLayer
 
 from speech_rba.model.bridge import SoftTokens
-from speech_rba.model.language import fast_products
+from speech_rba.model.generation import prefill
+from speech_rba.model.language import embed
 from speech_rba.model.logps import pad_right
-
-NOTHING = torch.empty(0)
+from speech_rba.model.student import Student
 
 
 @dataclass(frozen=True)
@@ -29,34 +30,43 @@ class AcousticTrainer(Trainer):
     """transformers' Trainer over Told examples."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        about_manner_B = inputs.pop("about_manner_B")
-        ids, mask = inputs["completion_ids_BC"], inputs["completion_mask_BC"].bool()
-        told = about_manner_B[:, None].expand_as(ids)[mask]
-        with fast_products(self.args.device):
-            logprobs = model(**inputs).float().log_softmax(-1)
-            before = self.without_acoustics(model, inputs, (~about_manner_B).nonzero()[:, 0])
-        loss = -logprobs[told].gather(1, ids[mask][told, None]).sum()
-        if len(before):
-            loss += (before.exp() * (before - logprobs[~told])).sum()
-        loss = loss / len(logprobs)
-        return (loss, {}) if return_outputs else loss
+        about = [e for e in inputs["examples"] if e.about_manner]
+        ordinary = [e for e in inputs["examples"] if not e.about_manner]
+        losses = []  # each kind on its own: ordinary answers are ten times as long, and padding costs as words do
+        if about:
+            ids = torch.tensor([i for e in about for i in e.completion_ids])
+            losses.append(torch.nn.functional.nll_loss(answer_logprobs(model, about), ids))
+        if ordinary:
+            deaf = [replace(e, spoken=replace(e.spoken, acoustics=torch.empty(0))) for e in ordinary]
+            with torch.no_grad():
+                before = answer_logprobs(model, deaf)
+            losses.append((before.exp() * (before - answer_logprobs(model, ordinary))).sum(1).mean())
+        return (sum(losses), {}) if return_outputs else sum(losses)
 
-    @torch.no_grad()
-    def without_acoustics(self, model, inputs: dict, rows: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (N, V) of the completion tokens of `rows` when only the words are heard."""
-        plain = [replace(inputs["prompts"][row], acoustics=NOTHING) for row in rows.tolist()]
-        ids, mask = inputs["completion_ids_BC"][rows], inputs["completion_mask_BC"][rows]
-        return model(plain, torch.arange(len(plain)), ids, mask).float().log_softmax(-1) if plain else torch.empty(0)
+
+def answer_logprobs(student: Student, examples: list[Told]) -> torch.Tensor:
+    """Log-probabilities (N, V) of the N completion tokens, row by row.
+
+    Only what follows the query can depend on how it sounds: what comes before is read without gradients.
+    """
+    model, num_after = student.language_model, len(student.suffix_ids)
+    ids, kept = pad_right([e.completion_ids for e in examples], 0)
+    embeds = student.prompt_embeds([e.spoken for e in examples])
+    cache = Cache(layer_class_to_replicate=DynamicLayer)
+    with torch.no_grad():
+        prefix, queries = embed(model, student.prefix_ids), [e[:-num_after] for e in embeds]
+        _, read = prefill(model, prefix, queries, cache)
+    new = torch.cat([torch.stack([e[-num_after:] for e in embeds]), model.get_input_embeddings()(ids[:, :-1])], dim=1)
+    steps = torch.cat([read.new_ones(len(examples), num_after), kept[:, :-1]], dim=1)
+    hidden = model.base_model(
+        inputs_embeds=new,
+        attention_mask=torch.cat([read, steps], dim=1),
+        position_ids=read.sum(1, keepdim=True) + torch.arange(steps.shape[1]),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return model.get_output_embeddings()(hidden[:, num_after - 1 :][kept.bool()]).float().log_softmax(-1)
 
 
 def collate(examples: list[Told]) -> dict:
-    """The student's arguments for a batch, and which losses its rows get."""
-    completions = [e.completion_ids for e in examples]
-    ids, mask = pad_right(completions, completions[0][-1])
-    return {
-        "prompts": [e.spoken for e in examples],
-        "owners_B": torch.arange(len(examples)),
-        "completion_ids_BC": ids,
-        "completion_mask_BC": mask,
-        "about_manner_B": torch.tensor([e.about_manner for e in examples]),
-    }
+    return {"examples": examples}
