@@ -118,6 +118,7 @@ class Gate(Group):
 
 class Base(Group):
     trained_ears: bool
+    trained_acoustics: bool
     top_k: PositiveInt
     temperature: Positive
     min_doubt: Annotated[float, Ge(0)]

@@ -16,9 +16,9 @@ def run(params: Params, ears: Path, acoustics: Path, out: Path) -> None:
     Raises:
         ValueError: the ears were trained for another audio tower.
     """
-    assets, trained = params.assets, params.base.trained_ears
-    student = untrained(assets, params.base, ears if trained else None, torch.float32)
-    if trained:
+    assets, settings = params.assets, params.base
+    student = untrained(assets, settings, ears if settings.trained_ears else None, torch.float32)
+    if settings.trained_acoustics:
         student.acoustic_projector.load_state_dict(load_file(acoustics / "model.safetensors"))
     with publish(out) as folder:
         student.save_pretrained(folder)
