@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.logps import completion_logps, pad_right, token_logps
-from speech_rba.model.student import Student, StudentConfig
+from speech_rba.model.student import AcousticProjector, Student, StudentConfig
 
 GREEDY = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
 
@@ -88,18 +88,33 @@ def test_gradients_with_shared_prompts_equal_those_without(student, heard):
 
 
 @torch.no_grad()
-def test_how_it_sounds_moves_the_answer_only_once_trained_and_never_that_to_text(student, heard):
+def test_how_it_sounds_moves_only_answers_to_speech_that_asks_about_it(student, heard):
     soft = student.bridge.cross(heard[0], top_k=1, temperature=1.0)
     text = hard_tokens(soft.ids[:, 0].tolist(), 384)
     completion = [student.tokenizer("Paris.").input_ids]
-    untrained = [logps(student, [prompt], [0], completion) for prompt in (soft, text)]
-    assert torch.allclose(*untrained, atol=1e-5)
-    bias = student.acoustic_projector.outer.bias
-    bias.fill_(0.5)
-    trained = [logps(student, [prompt], [0], completion) for prompt in (soft, text)]
-    bias.zero_()
-    assert not torch.allclose(trained[0], untrained[0], atol=0.1)
-    assert torch.equal(trained[1], untrained[1])
+    untrained = logps(student, [text], [0], completion)
+    projector = student.acoustic_projector
+    projector.outer.weight.fill_(0.5)
+    found = []
+    for asked in (-1.0, 1.0):  # log-odds that a query, any query, asks about the last trait
+        projector.asked.bias[-1] = asked
+        found += [logps(student, [prompt], [0], completion) for prompt in (soft, text)]
+    projector.outer.weight.zero_()
+    projector.asked.bias.zero_()
+    not_asked, _, spoken, written = found
+    assert torch.allclose(not_asked, untrained, atol=1e-5) and torch.allclose(written, untrained, atol=1e-5)
+    assert not torch.allclose(spoken, untrained, atol=0.1)
+
+
+@torch.no_grad()
+def test_a_query_asks_about_the_likeliest_trait_or_about_none():
+    projector = AcousticProjector(audio_width=1, num_positions=2, hidden_size=2)
+    projector.asked.weight[:2] = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    projector.asked.bias[:] = -3.0
+    words = torch.tensor([[1.0, 0.0], [1.0, 4.0]])  # sum (2, 4): log-odds 1 and 1, then the first
+    assert projector.asks(words).tolist() == [1, 0, 0, 0, 0]
+    assert projector.asks(words + torch.tensor([0.0, 0.5])).tolist() == [0, 1, 0, 0, 0]
+    assert projector.asks(words / 2).tolist() == [0, 0, 0, 0, 0] == projector.asks(words[:0]).tolist()
 
 
 def test_a_saved_student_comes_back_and_holds_only_what_is_its_own(student, heard, tmp_path):

@@ -1,4 +1,4 @@
-"""The acoustic projector's training on real speech: it comes to tell noisy from quiet, and changes no other answer."""
+"""The acoustic projector's training on real speech: it comes to tell noisy from quiet where that is asked."""
 
 import json
 import shutil
@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from test_ears import row
 
 from speech_rba.model.logps import sequence_logps
+from speech_rba.model.student import untrained
 from speech_rba.params import Params
-from speech_rba.records import Manner, MannerQuestion, Question, write_jsonl
+from speech_rba.records import TRAITS, Manner, MannerQuestion, Question, write_jsonl
 from speech_rba.stages import acoustics
 from speech_rba.training.acoustics import AcousticTrainer, Told, collate
 
@@ -33,7 +35,8 @@ def params() -> Params:
 def inputs(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/suites/quiz").mkdir(parents=True)
-    shutil.copy(ROOT / "data/topics.txt", tmp_path / "data")
+    for name in ("topics.txt", "other_questions.txt"):
+        shutil.copy(ROOT / "data" / name, tmp_path / "data")
     write_jsonl(tmp_path / "data/manners.jsonl", [NOISE])
     write_jsonl(tmp_path / "data/suites/quiz/questions.jsonl", [Question(id="q", prompt="Who?", answers=["I"])])
     (tmp_path / "rows").mkdir()
@@ -44,8 +47,12 @@ def inputs(tmp_path, monkeypatch) -> Path:
 def test_it_learns_to_tell_noisy_from_quiet_in_voices_it_never_heard(inputs, params):
     acoustics.run(params, Path("data"), Path("rows"), ROOT / "artifacts/ears", Path("out"))
     facts = json.loads(Path("out/acoustics.json").read_text())
-    assert facts["num_ordinary_clips"] == 2 and facts["before"]["noise"] < 0.5 < 0.8 < facts["after"]["noise"]
+    assert facts["num_ordinary_clips"] == 2 and facts["before"]["noise"] < 0.5 < 0.7 < facts["after"]["noise"]
     assert "make ears" in Path("out/README.md").read_text()
+    student = untrained(params.assets, params.base, None, torch.float32)
+    student.acoustic_projector.load_state_dict(load_file("out/model.safetensors"))
+    asks = lambda text: student.acoustic_projector.asks(student.words(student.read([text])[0])).tolist()  # noqa: E731
+    assert asks("Is it quiet or noisy?")[TRAITS.index("noise")] == 1 and not any(asks("How do flowers grow?"))
 
 
 def test_a_question_of_a_suite_is_refused(inputs, params):
@@ -64,29 +71,12 @@ def test_a_manner_that_does_not_exist_is_refused(params):
         setting_of(Manner(trait="rate", value="sad"))
 
 
-@pytest.fixture
-def trainer() -> AcousticTrainer:
-    return AcousticTrainer.__new__(AcousticTrainer)  # of which only the loss is looked at
-
-
-def test_ordinary_answers_cost_their_divergence_alone(student, heard, trainer):
-    """Zero while the projector is; then KL(before || after) of the completion's tokens, summed over the vocabulary."""
-    prompt, ids = student.bridge.cross(heard[0], 2, 1.0), student.tokenizer("Paris.").input_ids
-    loss = lambda: trainer.compute_loss(student, collate([Told(prompt, ids, False)])).item()  # noqa: E731
-    assert abs(loss()) < 1e-5
-    with torch.no_grad():
-        student.acoustic_projector.outer.bias.fill_(0.5)
-        moved = loss()
-        student.acoustic_projector.outer.bias.zero_()
-    assert moved > 0.01
-
-
-def test_answers_about_the_manner_cost_their_cross_entropy(student, heard, trainer):
+def test_answers_cost_their_cross_entropy(student, heard):
     """The mean over all tokens of both answers, as the student's own log-probabilities give it one answer at a time."""
+    trainer = AcousticTrainer.__new__(AcousticTrainer)  # of which only the loss is looked at
     prompts = [student.bridge.cross(h, 2, 1.0) for h in heard[:2]]
     completions = [student.tokenizer(text).input_ids for text in ("A woman.", "It is a very noisy place.")]
-    told = [Told(p, ids, True) for p, ids in zip(prompts, completions, strict=True)]
     with torch.no_grad():
-        loss = trainer.compute_loss(student, collate(told)).item()
+        loss = trainer.compute_loss(student, collate([Told(*told) for told in zip(prompts, completions, strict=True)]))
         sums = [sequence_logps(student, [p], [ids]).item() for p, ids in zip(prompts, completions, strict=True)]
-    assert loss == pytest.approx(-sum(sums) / sum(map(len, completions)), abs=1e-4)
+    assert loss.item() == pytest.approx(-sum(sums) / sum(map(len, completions)), abs=1e-4)

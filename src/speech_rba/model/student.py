@@ -47,26 +47,32 @@ class StudentConfig(PreTrainedConfig):
 
 
 class AcousticProjector(nn.Module):
-    """How a clip sounds, as an offset (S, D) to each of the S embeddings between query and answer; zero untrained.
+    """How a clip sounds, as an offset (S, D) to each of the S embeddings between query and answer.
 
-    It passes through one number a trait, so that nothing else of a voice reaches the language model, and each trait
-    adds its part whatever the others are: a slow woman on the telephone is told though no training clip was like her.
+    The offset is the part of the one trait that the query's words ask about, and exactly zero where they ask about none
+    or nothing was trained: other answers stay as they are, and nothing else of a voice reaches the language model.
     """
 
     def __init__(self, audio_width: int, num_positions: int, hidden_size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(2 * audio_width))
         self.register_buffer("deviation", torch.ones(2 * audio_width))
-        self.traits = nn.Linear(2 * audio_width, len(TRAITS))
-        self.outer = nn.Linear(len(TRAITS), num_positions * hidden_size)
-        for layer in (self.traits, self.outer):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.traits = nn.Linear(2 * audio_width, len(TRAITS))  # from the sound: one value of the trait, or the other
+        self.asked = nn.Linear(hidden_size, len(TRAITS))  # from the words: about this trait, or not
+        self.outer = nn.Linear(2 * len(TRAITS), num_positions * hidden_size, bias=False)
+        for layer in (self.traits, self.asked, self.outer):
+            for weights in layer.parameters():
+                nn.init.zeros_(weights)
         self.num_positions = num_positions
 
-    def forward(self, acoustics: torch.Tensor) -> torch.Tensor:
-        traits = self.traits((acoustics - self.mean) / self.deviation).tanh()
-        return self.outer(traits).view(self.num_positions, -1)
+    def asks(self, words: torch.Tensor) -> torch.Tensor:
+        """1 for the trait that a query's word embeddings (T, D), of unit size, ask about and 0 for the others, (5,)."""
+        logits = self.asked(words.sum(0))
+        return nn.functional.one_hot(logits.argmax(), len(TRAITS)) * (logits.max() > 0)
+
+    def forward(self, acoustics: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        traits, asks = self.traits((acoustics - self.mean) / self.deviation).tanh(), self.asks(words)
+        return self.outer(torch.cat([asks, asks * traits])).view(self.num_positions, -1)
 
 
 class Student(PreTrainedModel):
@@ -113,6 +119,11 @@ class Student(PreTrainedModel):
         """Whether `prompt` was heard with so much doubt that an adapter takes part in the answer."""
         return prompt.doubt >= self.config.min_doubt
 
+    def words(self, prompt: SoftTokens) -> torch.Tensor:
+        """(T, D): the embedding of each position's likeliest token, of unit size."""
+        table = self.language_model.get_input_embeddings().weight
+        return table[prompt.ids[:, 0].to(table.device)].float() / self.embedding_rms
+
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""
         table = self.language_model.get_input_embeddings().weight
@@ -124,7 +135,8 @@ class Student(PreTrainedModel):
             hidden = nn.functional.layer_norm(p.hidden.to(table.device), p.hidden.shape[1:]) * self.embedding_rms
             end = suffix
             if len(p.acoustics):
-                end = suffix + self.acoustic_projector(p.acoustics.to(table.device)) * self.embedding_rms
+                sound = self.acoustic_projector(p.acoustics.to(table.device), self.words(p))
+                end = suffix + sound * self.embedding_rms
             embeds.append(torch.cat([mixed + self.multi_modal_projector(hidden), end]).to(table.dtype))
         return embeds
 

@@ -1,8 +1,8 @@
 """data/manners.jsonl, rows.jsonl of synthesize (purpose: ears), artifacts/ears -> artifacts/acoustics, and its card.
 
 The student learns what a reader cannot know: how something was said. Questions about it are spoken in known manners and
-answered from what a clip sounds like beside its words. As the ears, the result is committed and the stage is frozen in
-dvc.yaml; `make ears` trains it again.
+answered from what a clip sounds like beside its words; other questions are to be told from them by their words. As the
+ears, the result is committed and the stage is frozen in dvc.yaml; `make ears` trains it again.
 """
 
 import json
@@ -19,6 +19,7 @@ from transformers import TrainingArguments, set_seed
 
 from speech_rba.data.measures import normalize
 from speech_rba.evaluation.metrics import contains_answer
+from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.language import fast_dtype
 from speech_rba.model.student import AcousticProjector, Student, untrained
 from speech_rba.params import Acoustics, Params, Voice
@@ -40,16 +41,17 @@ from speech_rba.training.loop import Log, common, resume
 BATCH = 32
 MAX_CLIP_S, MAX_TOKENS = 10, 48
 SAMPLE_RATE = 16_000
-REGULARIZATION = 0.1  # C of the logistic regression: 768 numbers, and clips by the hundred
+TRAITS_C, ASKED_C = 0.1, 0.003  # of the logistic regressions: hundreds of numbers, few clips
+ASKED_WEIGHT = 3  # of a question about the manner among ordinary ones, which are as many times more
 
 
 @dataclass(frozen=True)
 class Telling:
-    """A clip to be spoken and the answer to it; `manner` is what it asks about, None for an ordinary question."""
+    """A clip to be spoken; the manner that it asks about and the answer, None for an ordinary question."""
 
     clip: Clip
-    answer: str
-    manner: Manner | None
+    manner: Manner | None = None
+    answer: str | None = None
 
 
 def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
@@ -60,24 +62,25 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
     """
     settings = params.acoustics
     questions = read_jsonl(data / "manners.jsonl", MannerQuestion)
-    refuse_leaks(questions, data)
+    near = (data / "other_questions.txt").read_text().splitlines()
+    refuse_leaks([q.prompt for q in questions] + near, data)
     student = untrained(params.assets, params.base, ears, fast_dtype())
     work = workdir("acoustics", params.assets, params.base, settings, params.voice, data, rows / "rows.jsonl", ears)
     tellings = plan_manners(params.voice, questions, settings.num_manner_clips, "train", settings.seed)
     written = [row for row in read_jsonl(rows / "rows.jsonl", Row) if row.split == "train"]
     tellings += plan_ordinary(params.voice, written[: settings.num_ordinary_clips])
-    told = hear(student, tellings, params.voice, data)
+    heard = hear(student, tellings, params.voice, data)
     checks = plan_manners(params.voice, questions, settings.num_checked, "test", settings.seed)
     checked = hear(student, checks, params.voice, data)
-    read_traits(student.acoustic_projector, tellings, told)
     before = accuracies(student, checks, checked)
-    log = train(student, told, settings, work)
+    read_traits(student.acoustic_projector, tellings, heard)
+    ordinary = [row.prompt for row in written] + near
+    read_questions(student, questions, ordinary, tellings, heard)
+    log = train(student, tellings, heard, settings, work)
     after = accuracies(student, checks, checked)
-    facts = {
-        "num_manner_clips": settings.num_manner_clips,
-        "num_ordinary_clips": len(written[: settings.num_ordinary_clips]),
-    }
-    facts |= {"num_checked": len(checks), "minutes": log.minutes(), "before": before, "after": after}
+    facts = {"num_manner_clips": settings.num_manner_clips, "num_ordinary_texts": len(ordinary)}
+    facts |= {"num_ordinary_clips": len(tellings) - settings.num_manner_clips, "num_checked": len(checks)}
+    facts |= {"minutes": log.minutes(), "before": before, "after": after}
     with publish(out) as folder:
         weights = {k: w.detach().contiguous() for k, w in student.acoustic_projector.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
@@ -86,11 +89,11 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
     print(f"acoustics: accuracy in held-out voices {before} before, {after} after")
 
 
-def refuse_leaks(questions: list[MannerQuestion], data: Path) -> None:
+def refuse_leaks(prompts: list[str], data: Path) -> None:
     """Raises ValueError where a suite asks what is trained on."""
     asked = {normalize(q.prompt) for file in data.glob("suites/*/questions.jsonl") for q in read_jsonl(file, Question)}
-    if leaked := [q.prompt for q in questions if normalize(q.prompt) in asked]:
-        raise ValueError(f"{data}/manners.jsonl holds questions of a suite, reword them: {'; '.join(leaked)}")
+    if leaked := [prompt for prompt in prompts if normalize(prompt) in asked]:
+        raise ValueError(f"{data} trains on questions of a suite, reword them: {'; '.join(leaked)}")
 
 
 def plan_manners(voice: Voice, questions: list[MannerQuestion], number: int, split: str, seed: int) -> list[Telling]:
@@ -104,32 +107,30 @@ def plan_manners(voice: Voice, questions: list[MannerQuestion], number: int, spl
         setting = setting_of(manner)
         condition = str(rng.choice(setting.conditions)) if setting.conditions else draw_condition(voice, key)
         speech = draw_speech(voice, key, allowed, key, "manners", split, question.prompt, setting)
-        tellings.append(Telling(draw_clip(voice, key, condition, speech), question.answers[value], manner))
+        tellings.append(Telling(draw_clip(voice, key, condition, speech), manner, question.answers[value]))
     return tellings
 
 
 def plan_ordinary(voice: Voice, rows: list[Row]) -> list[Telling]:
-    """The rows' queries, in every condition of training, with the teacher's answers."""
+    """The rows' queries, in every condition of training."""
     allowed, tellings = voices.training_voices(voice.heldout_voices), []
     for row in rows:
         key = f"ordinary-{row.id}"
         speech = draw_speech(voice, key, allowed, row.id, ALIGNMENT, "train", row.prompt, Setting())
-        tellings.append(Telling(draw_clip(voice, key, draw_condition(voice, key), speech), row.completion, None))
+        tellings.append(Telling(draw_clip(voice, key, draw_condition(voice, key), speech)))
     return tellings
 
 
-def hear(student: Student, tellings: list[Telling], voice: Voice, data: Path) -> list[Told]:
-    """What the student makes of each clip, in order; like lengths are heard together."""
+def hear(student: Student, tellings: list[Telling], voice: Voice, data: Path) -> list[SoftTokens]:
+    """What the student hears of each clip, in order; like lengths are heard together."""
     talkers = voices.plan_talkers(voice.heldout_voices, data)
     sound = [record(telling.clip, talkers) for telling in tqdm(tellings, desc="speak", mininterval=2)]
-    order, told = sorted(range(len(sound)), key=lambda i: len(sound[i])), {}
+    order, heard = sorted(range(len(sound)), key=lambda i: len(sound[i])), {}
     for start in tqdm(range(0, len(order), BATCH), desc="hear", mininterval=2):
         chosen = order[start : start + BATCH]
         spoken, _ = student.listen([sound[i] for i in chosen], MAX_TOKENS)
-        for i, prompt in zip(chosen, spoken, strict=True):
-            ids = student.tokenizer(tellings[i].answer, add_special_tokens=False).input_ids
-            told[i] = Told(prompt, [*ids, student.tokenizer.eos_token_id], tellings[i].manner is not None)
-    return [told[i] for i in range(len(tellings))]
+        heard |= dict(zip(chosen, spoken, strict=True))
+    return [heard[i] for i in range(len(tellings))]
 
 
 def record(clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:
@@ -138,23 +139,44 @@ def record(clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:
 
 
 @torch.no_grad()
-def read_traits(projector: AcousticProjector, tellings: list[Telling], told: list[Told]) -> None:
+def read_traits(projector: AcousticProjector, tellings: list[Telling], heard: list[SoftTokens]) -> None:
     """The projector tells each trait from the sound, by logistic regression over all clips that have a value of it."""
-    heard = torch.stack([t.spoken.acoustics for t in told])
-    projector.mean.copy_(heard.mean(0))
-    projector.deviation.copy_(heard.std(0))
-    scaled = ((heard - projector.mean) / projector.deviation).numpy()
+    sound = torch.stack([spoken.acoustics for spoken in heard])
+    projector.mean.copy_(sound.mean(0))
+    projector.deviation.copy_(sound.std(0))
+    scaled = ((sound - projector.mean) / projector.deviation).numpy()
     for place, trait in enumerate(TRAITS):
         first, other = (SETTINGS[trait][value] for value in sorted(SETTINGS[trait]))
         known = [i for i, t in enumerate(tellings) if first.holds(t.clip) or other.holds(t.clip)]
         values = [first.holds(tellings[i].clip) for i in known]
-        if len(set(values)) == 2:
-            fitted = LogisticRegression(C=REGULARIZATION, max_iter=1000).fit(scaled[known], values)
-            projector.traits.weight[place] = torch.tensor(fitted.coef_[0])
-            projector.traits.bias[place] = float(fitted.intercept_[0])
+        fit(projector.traits, place, scaled[known], values, LogisticRegression(C=TRAITS_C, max_iter=1000))
 
 
-def train(student: Student, told: list[Told], settings: Acoustics, work: Path) -> Log:
+@torch.no_grad()
+def read_questions(
+    student: Student, questions: list[MannerQuestion], ordinary: list[str], tellings: list[Telling],
+    heard: list[SoftTokens],
+) -> None:  # fmt: skip
+    """The projector tells what is asked from the sum of the words' embeddings, written and as they were heard."""
+    asked = [q.trait for q in questions] + [None] * len(ordinary) + [t.manner and t.manner.trait for t in tellings]
+    prompts = student.read([q.prompt for q in questions] + ordinary) + heard
+    sums = torch.stack([student.words(prompt).sum(0) for prompt in prompts]).numpy()
+    regression = LogisticRegression(C=ASKED_C, max_iter=1000, class_weight={True: ASKED_WEIGHT, False: 1})
+    for place, trait in enumerate(TRAITS):
+        fit(student.acoustic_projector.asked, place, sums, [name == trait for name in asked], regression)
+
+
+def fit(
+    layer: torch.nn.Linear, place: int, inputs: np.ndarray, values: list[bool], regression: LogisticRegression
+) -> None:
+    """Output `place` of `layer` becomes the log-odds of `values`; where all are alike, it stays 0."""
+    if len(set(values)) == 2:
+        fitted = regression.fit(inputs, values)
+        layer.weight[place] = torch.tensor(fitted.coef_[0])
+        layer.bias[place] = float(fitted.intercept_[0])
+
+
+def train(student: Student, tellings: list[Telling], heard: list[SoftTokens], settings: Acoustics, work: Path) -> Log:
     set_seed(settings.seed)
     student.requires_grad_(False)
     student.acoustic_projector.outer.requires_grad_(True)
@@ -162,16 +184,22 @@ def train(student: Student, told: list[Told], settings: Acoustics, work: Path) -
     arguments = common(work / "acoustics", steps=settings.max_steps, seed=settings.seed, save_steps=settings.save_steps)
     arguments |= {"warmup_steps": settings.max_steps // 10, "learning_rate": settings.learning_rate}
     args = TrainingArguments(**arguments, per_device_train_batch_size=settings.per_device_train_batch_size)
+    end = student.tokenizer.eos_token_id
+    told = [
+        Told(spoken, [*student.tokenizer(telling.answer, add_special_tokens=False).input_ids, end])
+        for telling, spoken in zip(tellings, heard, strict=True)
+        if telling.manner
+    ]
     trainer = AcousticTrainer(student, args, data_collator=collate, train_dataset=told, callbacks=[log])
     resume(trainer, log, "acoustics", settings.max_steps)
     student.eval()
     return log
 
 
-def accuracies(student: Student, tellings: list[Telling], told: list[Told]) -> dict[str, float]:
+def accuracies(student: Student, tellings: list[Telling], heard: list[SoftTokens]) -> dict[str, float]:
     """The share of right answers by trait."""
     sampling = {"max_new_tokens": 24, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 64}
-    ids = student.answer([t.spoken for t in told], **sampling)
+    ids = student.answer(heard, **sampling)
     right = defaultdict(list)
     for telling, answer in zip(tellings, ids, strict=True):
         response = student.tokenizer.decode(answer, skip_special_tokens=True)
@@ -188,12 +216,12 @@ def card(params: Params, facts: dict) -> str:
 
 The acoustic projector of speech-rba, made by `make ears` in {facts["minutes"]:.0f} minutes.
 
-- Input: mean and deviation over time of the first encoder layer of the ears; from it one number a trait, by logistic
-  regression, and from these the offsets.
+- Input: mean and deviation over time of the first encoder layer of the ears, from which logistic regression tells \
+each trait; and the sum of the words' embeddings, from which it tells the trait asked about. Where one is asked \
+about, its value becomes an offset to the embeddings between query and answer.
 - Data: {facts["num_manner_clips"]} questions of `data/manners.jsonl` in known manners, \
-{facts["num_ordinary_clips"]} ordinary questions; no person recorded.
-- Loss: cross-entropy of the answers about the manner; for ordinary questions the KL divergence from the student \
-without it.
+{facts["num_ordinary_clips"]} ordinary questions, and {facts["num_ordinary_texts"]} written ones; no person recorded.
+- Loss: cross-entropy of the answers.
 
 Right answers to the trained questions, in the {len(params.voice.heldout_voices)} held-out voices \
 ({facts["num_checked"]} clips; guessing gives at most 0.5):

@@ -1,10 +1,6 @@
-"""The acoustic projector learns to tell the language model how something was said, and nothing else.
+"""The acoustic projector learns to tell the language model how something was said."""
 
-On questions about the manner of speaking the loss is the cross-entropy of the answer; on other questions it is the KL
-divergence from the student that does not hear how: what it answers to them must stay as it is.
-"""
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from transformers import Cache, Trainer
@@ -19,29 +15,20 @@ from speech_rba.model.student import Student
 
 @dataclass(frozen=True)
 class Told:
-    """One clip and the answer to it; `about_manner` says which of the two losses it gets."""
+    """One clip that asks how it was said, and the answer."""
 
     spoken: SoftTokens
     completion_ids: list[int]
-    about_manner: bool
 
 
 class AcousticTrainer(Trainer):
-    """transformers' Trainer over Told examples."""
+    """transformers' Trainer over Told examples; the loss is the cross-entropy of the answer's tokens."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        about = [e for e in inputs["examples"] if e.about_manner]
-        ordinary = [e for e in inputs["examples"] if not e.about_manner]
-        losses = []  # each kind on its own: ordinary answers are ten times as long, and padding costs as words do
-        if about:
-            ids = torch.tensor([i for e in about for i in e.completion_ids])
-            losses.append(torch.nn.functional.nll_loss(answer_logprobs(model, about), ids))
-        if ordinary:
-            deaf = [replace(e, spoken=replace(e.spoken, acoustics=torch.empty(0))) for e in ordinary]
-            with torch.no_grad():
-                before = answer_logprobs(model, deaf)
-            losses.append((before.exp() * (before - answer_logprobs(model, ordinary))).sum(1).mean())
-        return (sum(losses), {}) if return_outputs else sum(losses)
+        examples = inputs["examples"]
+        ids = torch.tensor([i for e in examples for i in e.completion_ids])
+        loss = torch.nn.functional.nll_loss(answer_logprobs(model, examples), ids)
+        return (loss, {}) if return_outputs else loss
 
 
 def answer_logprobs(student: Student, examples: list[Told]) -> torch.Tensor:
