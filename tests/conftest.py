@@ -6,6 +6,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["SPEECH_RBA_CACHE"] = str(Path("work/converted").resolve())
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: threads that share cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # tests that start dvc or `python` mean this interpreter's
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 

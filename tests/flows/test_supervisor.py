@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from browser import CHROMIUM, Browser
 
 from flows import supervisor
 
@@ -192,6 +193,30 @@ def test_a_schedule_that_a_person_sets_makes_runs_and_outlives_another_deploy(up
     get(f"{up.prefect}/api/deployments/{up.deployment}/schedules/{kept['id']}", "DELETE")
     open_states = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
     wait_for(lambda: not up.ask("/flow_runs/filter", {"flow_runs": open_states}), 120)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp_path):
+    run_id = up.start_run()
+    assert up.wait_for_end(run_id)["type"] == "COMPLETED"
+    schedules = f"{up.prefect}/api/deployments/{up.deployment}/schedules"
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"{up.prefect}/runs/flow-run/{run_id}", "Completed")
+        page.click("Artifacts")
+        page.expect("commit")
+        page.click("Subflow Runs")
+        page.expect("pipeline")
+        page.picture(tmp_path / "run.png")
+        page.open(f"{up.prefect}/deployments/deployment/{up.deployment}", "nightly")
+        assert json.loads(get(schedules)) == []
+        page.click("Schedule")
+        page.click("Save")
+        page.expect("Hourly")
+        page.picture(tmp_path / "deployment.png")
+        page.open(f"{up.mlflow}/#/models", "Registered Models")
+    [made] = json.loads(get(schedules))
+    assert made["active"] and made["schedule"]["interval"] == 3600
+    get(f"{schedules}/{made['id']}", "DELETE")
 
 
 def flow_processes(up: Up) -> list[psutil.Process]:
