@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Interval, MinLen
@@ -130,8 +130,9 @@ class Base(Group):
         return self
 
 
-class Sft(Group):
+class Distillation(Group):
     max_steps: Count
+    learning_rate: Positive
 
 
 class RewardWeights(Group):
@@ -153,15 +154,17 @@ class Rba(Group):
 
 
 class Align(Group):
+    methods: Annotated[list[Literal["sft", "kd", "opd", "rba"]], MinLen(1)]
     seed: int
     lora_r: PositiveInt
     lora_alpha: PositiveInt
     lora_target_modules: list[str]
-    learning_rate: Positive
     per_device_train_batch_size: PositiveInt
     max_completion_tokens: PositiveInt
     save_steps: PositiveInt
-    sft: Sft
+    sft: Distillation
+    kd: Distillation
+    opd: Distillation
     rba: Rba
 
 

@@ -113,8 +113,8 @@ def log_pipeline(run_id: str, params: Params, scores: dict, methods: Path, repor
     for start in range(0, len(items), 100):  # the store's limits: 100 params, 1000 metrics a call
         client.log_batch(run_id, params=items[start : start + 100])
     metrics = [Metric(k, v, run.info.start_time, 0) for k, v in score_metrics(scores).items()]
-    for folder in sorted(p for p in methods.iterdir() if p.is_dir()):
-        metrics += training_metrics(folder, run.info.start_time)
+    for method in params.align.methods:
+        metrics += training_metrics(methods / method, run.info.start_time)
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     for name, digest in data_hashes().items():

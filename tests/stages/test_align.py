@@ -78,6 +78,20 @@ def test_sft_learns_from_every_step(project):
     assert sum(w.abs().sum() for name, w in weights.items() if "lora_B" in name) > 0
 
 
+@pytest.mark.parametrize("method", ["kd", "opd"])
+def test_methods_that_params_names_can_be_trained(project, method):
+    refused = start(project, method, "out")
+    output, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 1 and f"no method '{method}' in align.methods, ['sft', 'rba']: add it there" in output
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["align"] |= {"methods": [method], method: {"max_steps": 2, "learning_rate": 1.0e-4}}
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    finish(start(project, method, "out"))
+    log = [json.loads(line) for line in (project / "out/log.jsonl").read_text().splitlines()]
+    assert [(row["phase"], row["step"]) for row in log] == [(method, 1), (method, 2)]
+    assert json.loads((project / "out/training.json").read_text())["num_samples"] == 4
+
+
 def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run(project):
     finish(start(project, "rba", "whole"))
     work = next((project / "work/align").iterdir())

@@ -22,6 +22,7 @@ NAMES = ("data", "synthesize", "voice", "features", "validate", "base", "align",
 @pytest.fixture
 def params() -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["align"]["methods"] = ["sft"]
     values["evaluate"].update(suites=[], max_completion_tokens=8, num_bootstrap=50)
     return Params.model_validate(values)
 
@@ -55,14 +56,24 @@ def write_inputs(folder: Path, student, heard, questions) -> None:
     student.save_pretrained(folder / "base")
 
 
+def write_adapter(folder: Path, std: float) -> None:
+    """An adapter of the student that changes nothing where `std` is 0."""
+    model = get_peft_model(Student.from_pretrained(folder / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=std)
+    model.save_pretrained(folder / "align/sft")
+
+
 def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params, student, heard, questions):
     monkeypatch.chdir(tmp_path)
     write_inputs(tmp_path, student, heard, questions)
+    write_adapter(tmp_path, std=0.0)
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
     assert [(a.system, a.clip_id) for a in answers if a.system == "text"] == [("text", ""), ("text", "")]
-    by_system = {s: [a for a in answers if a.system == s] for s in ("text", "cascade", "base")}
-    for system in ("cascade", "base"):
+    by_system = {s: [a for a in answers if a.system == s] for s in ("text", "cascade", "base", "sft")}
+    for system in ("cascade", "base", "sft"):
         assert [a.clip_id for a in by_system[system]] == ["r0-clean", "r0-telephone", "r1-clean", "r1-telephone"]
         clean, telephone, other, _ = by_system[system]
         assert (clean.response, clean.metrics) == (telephone.response, telephone.metrics)
@@ -71,7 +82,7 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     text = {a.row_id: a.response for a in by_system["text"]}
     assert [a.response for a in by_system["cascade"][::2]] == [text["r0"], text["r1"]]
     scores = json.loads(Path("out/scores.json").read_text())
-    assert scores["systems"] == ["text", "cascade", "base"]
+    assert scores["systems"] == ["text", "cascade", "base", "sft"]
     assert [a.metrics["teacher_pmi"] for a in by_system["cascade"][::2]] == [
         next(b.metrics["teacher_pmi"] for b in answers if b.system == "text" and b.row_id == r) for r in ("r0", "r1")
     ]
@@ -87,11 +98,7 @@ def test_what_was_heard_without_doubt_a_method_answers_as_base(
     student.config.min_doubt = 0.1  # and with one alternative a position it never doubts
     write_inputs(tmp_path, student, heard, questions)
     student.config.min_doubt = 0.0
-    model = get_peft_model(Student.from_pretrained(tmp_path / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.5)
-    model.save_pretrained(tmp_path / "align/sft")
+    write_adapter(tmp_path, std=0.5)
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
     base, sft = ([(a.clip_id, a.response, a.metrics) for a in answers if a.system == s] for s in ("base", "sft"))

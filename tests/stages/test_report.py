@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from browser import CHROMIUM
 
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap, recovery
 from speech_rba.evaluation.page import headline, pick_examples, sign, word_diff
-from speech_rba.params import load_params
+from speech_rba.params import Params, load_params
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, write_jsonl
 from speech_rba.stages.report import run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SYSTEMS = {"text": 0.36, "cascade": 0.22, "base": 0.20, "sft": 0.24, "rba": 0.30}  # chance of a right answer
 CONDITIONS = ["clean", "white_noise", "babble", "room", "telephone"]
 VOICES = ["hibari", "espeak-en-us", "espeak-en-us+f3", "espeak-en-gb", "espeak-en-029+m3", "espeak-en-gb-scotland"]
@@ -220,17 +220,18 @@ def test_page_opens_in_a_browser(artifacts, tmp_path):
     assert "CONSOLE" not in done.stderr, done.stderr
 
 
+def with_methods(methods: list[str]) -> Params:
+    params = load_params()
+    return params.model_copy(update={"align": params.align.model_copy(update={"methods": methods})})
+
+
 def test_methods_that_were_not_scored_are_refused(artifacts, tmp_path):
-    methods = tmp_path / "align"
-    shutil.copytree(artifacts["methods"], methods)
-    shutil.copytree(methods / "sft", methods / "kd")
-    with pytest.raises(ValueError, match=r"\['kd', 'rba', 'sft'\].*run evaluate again"):
-        run(load_params(), **artifacts | {"methods": methods, "out": tmp_path / "report"})
+    with pytest.raises(ValueError, match=r"\['sft', 'kd', 'rba'\], but .* scored \['sft', 'rba'\]; run evaluate again"):
+        run(with_methods(["sft", "kd", "rba"]), **artifacts | {"out": tmp_path / "report"})
     assert not (tmp_path / "report").exists()
 
 
 def test_page_without_rba(artifacts, tmp_path):
-    shutil.copytree(artifacts["methods"] / "sft", tmp_path / "align" / "sft")
     shutil.copytree(artifacts["evaluation"], tmp_path / "evaluate")
     scores = json.loads((tmp_path / "evaluate/scores.json").read_text())
     scores["systems"].remove("rba")
@@ -240,8 +241,7 @@ def test_page_without_rba(artifacts, tmp_path):
     (tmp_path / "evaluate/scores.json").write_text(json.dumps(scores))
     lines = (tmp_path / "evaluate/answers.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "evaluate/answers.jsonl").write_text("".join(line for line in lines if '"system":"rba"' not in line))
-    changed = {"methods": tmp_path / "align", "evaluation": tmp_path / "evaluate", "out": tmp_path / "report"}
-    run(load_params(), **artifacts | changed)
+    run(with_methods(["sft"]), **artifacts | {"evaluation": tmp_path / "evaluate", "out": tmp_path / "report"})
     page = (tmp_path / "report/index.html").read_text()
     assert "Loss on the teacher" in page
     assert "Policy loss" not in page

@@ -1,13 +1,13 @@
-"""The advantage of a token: the reward of its answer, and what the teacher that reads thinks of it."""
+"""What reinforcement learns from beside the rewards of whole answers: the teacher that reads, at each token."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig
 
-from speech_rba.model.logps import pad_right, sequence_logps
+from speech_rba.model.logps import completion_logps, pad_right, sequence_logps
 from speech_rba.model.student import Student
-from speech_rba.training.rba import MAX_LOG_RATIO, RbaTrainer
+from speech_rba.training.rba import RbaTrainer
 from speech_rba.training.store import Example
 
 
@@ -29,30 +29,35 @@ def trainer(student, heard, questions, tmp_path_factory) -> RbaTrainer:
     return made
 
 
-@torch.no_grad()
-def test_a_token_is_judged_by_the_teacher_that_reads_against_the_student_that_hears(trainer):
+def test_the_teacher_is_the_student_without_adapter_that_reads(trainer):
     places, texts = [2, 0, 2], ["Paris.", "It is a large river.", "No"]
     completions = trainer.processing_class(texts).input_ids
     ids, mask = pad_right(completions, 2)
     model = trainer.model.eval()
-    ratios = trainer.teacher_log_ratios(torch.tensor(places), ids, mask)
-    examples = [trainer.examples[i] for i in places]
-    student = model.base_model.model
+    unique, owners = torch.tensor(places).unique(return_inverse=True)
+    found = completion_logps(trainer.teacher_logits(unique, owners, ids, mask), ids, mask).sum(1)
     with model.disable_adapter():
-        teacher = sequence_logps(student, [e.written for e in examples], completions)
-    heard = sequence_logps(student, [e.spoken for e in examples], completions)
-    assert ratios.shape == ids.shape and ratios.abs().max() <= MAX_LOG_RATIO and not ratios[mask == 0].any()
-    inside = ratios.abs().max(1).values < MAX_LOG_RATIO  # where nothing was cut off, tokens add up to answers
-    assert inside.any() and torch.allclose(ratios.sum(1)[inside], (teacher - heard)[inside], atol=1e-3)
-    assert not torch.allclose(teacher, heard, atol=0.1)
+        written = [trainer.examples[i].written for i in places]
+        expected = sequence_logps(model.base_model.model, written, completions)
+    assert torch.allclose(found, expected, atol=1e-3)
 
 
-def test_equal_rewards_leave_the_teachers_part_of_the_advantage(trainer, monkeypatch):
-    """A group with one reward teaches nothing in GRPO; here each token keeps half of its log-ratio."""
+def test_equal_rewards_leave_the_divergence_from_the_teacher_as_the_loss(trainer):
+    """A group with one reward teaches nothing in GRPO; here half of KL(student || teacher) a token is still to lose."""
     trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
     scored = trainer._generate_and_score_completions([{"prompt": "1"}, {"prompt": "1"}])
-    ratios = trainer.teacher_log_ratios(
-        scored["prompt_ids"][:, -1], scored["completion_ids"], scored["completion_mask"]
-    )
-    assert scored["prompt_ids"][:, -1].tolist() == [1, 1]
-    assert ratios.any() and torch.allclose(scored["advantages"], 0.5 * ratios, atol=1e-4)
+    loss = trainer._compute_loss(trainer.model, scored)
+    student, example = trainer.model.base_model.model, trainer.examples[1]
+    kept = [[i for i, keep in zip(*row, strict=True) if keep] for row in
+            zip(scored["completion_ids"].tolist(), scored["completion_mask"].tolist(), strict=True)]  # fmt: skip
+    ids, mask = pad_right(kept, 2)
+    answers = {"completion_ids_BC": ids, "completion_mask_BC": mask, "owners_B": torch.tensor([0, 0])}
+    with torch.no_grad():
+        ours = student([example.spoken], **answers).log_softmax(-1)
+        with trainer.model.disable_adapter():
+            theirs = student([example.written], **answers).log_softmax(-1)
+    expected = (ours.exp() * (ours - theirs)).sum(-1).mean()
+    assert expected > 0.01 and loss.item() == pytest.approx(0.5 * expected.item(), rel=1e-3)
+    loss.backward()
+    assert any(w.grad is not None and w.grad.any() for name, w in trainer.model.named_parameters() if "lora_B" in name)

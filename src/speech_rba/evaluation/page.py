@@ -38,7 +38,7 @@ TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
     (None, "rewards/agreement/mean", "Reward: agreement with the teacher", "cosine"),
     (None, "rewards/length/mean", "Reward: length", "score"),
     (None, "rewards/repetition/mean", "Reward: repetition", "score"),
-    (None, "teacher_log_ratio", "The teacher's log-ratio of a token", "nats"),
+    (None, "teacher_divergence", "Divergence from the teacher at a token", "nats"),
     (None, "kl", "Distance from the reference", "KL (nats)"),
     (None, "completions/mean_length", "Answer length", "tokens"),
     (None, "completions/clipped_ratio", "Answers cut off", "share"),

@@ -18,6 +18,12 @@ def token_logps(logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
     return -torch.nn.functional.cross_entropy(logits_NV.float(), ids_N, reduction="none")
 
 
+def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) in nats of each of N distributions over the vocabulary and its other, (N,), in float32."""
+    logp, logq = logits_NV.float().log_softmax(-1), other_NV.float().log_softmax(-1)
+    return (logp.exp() * (logp - logq)).sum(-1)
+
+
 def completion_logps(logits_NV: torch.Tensor, ids_BC: torch.Tensor, mask_BC: torch.Tensor) -> torch.Tensor:
     """The log-probability (B, C) of each completion token from the student's logits; 0 for padding."""
     kept = mask_BC.bool()

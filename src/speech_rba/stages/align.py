@@ -11,14 +11,16 @@ from transformers import TrainingArguments, set_seed
 from speech_rba.assets import sha256
 from speech_rba.model.language import fast_dtype
 from speech_rba.model.student import Student
-from speech_rba.params import Params
+from speech_rba.params import Distillation, Params
 from speech_rba.stages import main, publish, workdir
+from speech_rba.training import kd, sft
+from speech_rba.training.kd import KdTrainer
 from speech_rba.training.loop import Log, common, resume
+from speech_rba.training.opd import OpdTrainer
 from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
-from speech_rba.training.sft import SftTrainer, collate
+from speech_rba.training.sft import SftTrainer
 from speech_rba.training.store import Example, load_examples
 
-METHODS = ("sft", "rba")
 PROJECTOR = "multi_modal_projector"
 
 
@@ -26,8 +28,8 @@ def run(
     params: Params, method: str, rows: Path, features: Path, validation: Path, gate: Path, base: Path, out: Path
 ) -> None:
     """The adapter of one method. A killed run goes on from its last checkpoint."""
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}; allowed: {', '.join(METHODS)}")
+    if method not in params.align.methods:
+        raise ValueError(f"no method {method!r} in align.methods, {params.align.methods}: add it there")
     if not json.loads((gate / "gate.json").read_text())["passed"]:
         raise ValueError(f"{gate}/gate.json has not passed: look at the validation report")
     work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
@@ -35,20 +37,23 @@ def run(
     student = Student.from_pretrained(base, dtype=fast_dtype())
     examples = doubtful(load_examples(student, rows, features, validation, "train"), student)
     model = with_lora(student, params)
-    sft_steps = params.align.sft.max_steps if method == "sft" else params.align.rba.warm_start_steps
-    log = Log(work / "log.jsonl")
-    train_sft(model, examples, params, sft_steps, work / "sft", log)
-    num_samples = sft_steps * params.align.per_device_train_batch_size
+    log, settings = Log(work / "log.jsonl"), params.align
     if method == "rba":
+        warm_start = settings.sft.model_copy(update={"max_steps": settings.rba.warm_start_steps})
+        num_steps, num_samples = distill("sft", model, examples, params, warm_start, work / "sft", log)
         train_rba(model, examples, params, work / "rba", log)
-        num_samples += params.align.rba.max_steps * rba_batch(params)
+        num_steps += settings.rba.max_steps
+        num_samples += settings.rba.max_steps * rba_batch(params)
+    else:
+        wanted = getattr(settings, method)
+        num_steps, num_samples = distill(method, model, examples, params, wanted, work / method, log)
     with publish(out) as folder:
         model.save_pretrained(folder, selected_adapters=["default"])  # not TRL's copy of the reference
         shutil.copy(work / "log.jsonl", folder / "log.jsonl")
         summary = {
             "method": method,
             "minutes": log.minutes(),
-            "num_steps": sft_steps + (params.align.rba.max_steps if method == "rba" else 0),
+            "num_steps": num_steps,
             "num_samples": num_samples,
             "num_clips": len(examples),
             "num_teacher_tokens": sum(len(e.completion_ids) for e in examples),
@@ -57,7 +62,7 @@ def run(
         }
         (folder / "training.json").write_text(json.dumps(summary, indent=2))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    print(f"{method}: {summary['num_steps']} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
+    print(f"{method}: {num_steps} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
 
 
 def doubtful(examples: list[Example], student: Student) -> list[Example]:
@@ -88,11 +93,23 @@ def with_lora(student: Student, params: Params) -> PeftModel:
     )
 
 
-def train_sft(model, examples: list[Example], params: Params, steps: int, work: Path, log: Log) -> None:
-    """`steps` steps of supervised fine-tuning."""
-    args = TrainingArguments(**common(work, **schedule(params, steps)), learning_rate=params.align.learning_rate,
-                             per_device_train_batch_size=params.align.per_device_train_batch_size)  # fmt: skip
-    resume(SftTrainer(model, args, data_collator=collate, train_dataset=examples, callbacks=[log]), log, "sft", steps)
+def distill(
+    method: str, model: PeftModel, examples: list[Example], params: Params, wanted: Distillation, work: Path, log: Log
+) -> tuple[int, int]:
+    """Trains by `method` for as long as is `wanted`; how many steps and samples that is."""
+    batch = params.align.per_device_train_batch_size
+    args = TrainingArguments(**common(work, **schedule(params, wanted.max_steps)), learning_rate=wanted.learning_rate,
+                             per_device_train_batch_size=batch)  # fmt: skip
+    data = {"train_dataset": examples, "callbacks": [log]}
+    if method == "sft":
+        trainer = SftTrainer(model, args, data_collator=sft.collate, **data)
+    elif method == "kd":
+        trainer = KdTrainer(model, args, data_collator=kd.collate, **data)
+    else:
+        longest = params.align.max_completion_tokens
+        trainer = OpdTrainer(model, args, data_collator=kd.collate, max_new_tokens=longest, **data)
+    resume(trainer, log, method, wanted.max_steps)
+    return wanted.max_steps, wanted.max_steps * batch
 
 
 def train_rba(model, examples: list[Example], params: Params, work: Path, log: Log) -> None:

@@ -29,7 +29,6 @@ from speech_rba.synthesis.conditions import CONDITIONS, SOUND, draw_strength, in
 from speech_rba.training.rewards import teacher_pmi
 
 BATCH = 32  # answers scored at once
-METHODS = ("sft", "rba")  # in the order of the table
 RECORDING_DB = -24.0  # the level of a spoiled recording, dB relative to full scale (RMS)
 
 
@@ -52,7 +51,7 @@ def run(
     spoken = [i.spoken for i in items]
     seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
     systems = {"text": (None, texts), "cascade": (None, heard), "base": (None, spoken)}
-    systems |= {method: (methods / method, spoken) for method in METHODS if (methods / method).exists()}
+    systems |= {method: (methods / method, spoken) for method in params.align.methods}
     answers, cost, by_base = [], [], {}
     for system, (adapter, prompts) in systems.items():
         answering = AlignedStudent(base, adapter, torch.float32) if adapter else unaligned

@@ -39,7 +39,7 @@ def run(
     gated, scores = (json.loads(path.read_text()) for path in (gate / "gate.json", evaluation / "scores.json"))
     if gated["passed"] is not True:
         raise ValueError(f"{gate}/gate.json did not pass: mend the data first")
-    method = max((p.name for p in sorted(methods.iterdir())), key=lambda m: tracking.main_score(scores, m))
+    method = max(params.align.methods, key=lambda m: tracking.main_score(scores, m))
     clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips)
     work = workdir("register", params, tracking.digest(base), methods, gate, evaluation)
     with tracking.open_run(name, work) as run_id, publish(out) as folder:

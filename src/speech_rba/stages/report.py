@@ -27,10 +27,9 @@ def run(
         FileNotFoundError: an input is missing.
     """
     scores = _json(evaluation / "scores.json")
-    trained = sorted(folder.name for folder in methods.iterdir() if folder.is_dir())
     scored = [system for system in scores["systems"] if system not in REFERENCES]
-    if trained != sorted(scored):
-        raise ValueError(f"{methods} holds the methods {trained}, but {evaluation} scored {scored}; run evaluate again")
+    if (wanted := params.align.methods) != scored:
+        raise ValueError(f"align.methods are {wanted}, but {evaluation} scored {scored}; run evaluate again")
     results = Results(
         rows={row.id: row for row in read_jsonl(synthesize / "rows.jsonl", Row)},
         clips={clip.id: clip for clip in read_jsonl(validation / "accepted.jsonl", Clip)},

@@ -4,9 +4,10 @@ TRL knows no audio. Each prompt goes through it as one token, the place of its e
 split or shuffle of TRL can then part a clip from its completions, and log-probabilities are computed from that
 clip's soft tokens.
 
-A reward judges a whole answer; the teacher, who reads what the student hears, also judges each token of it. Its
-log-ratio to the student is part of the advantage, as in on-policy distillation: the policy gradient of it is that of
-minus the KL divergence from the teacher, on what the student says.
+A reward judges a whole answer, by one number; the teacher, who reads what the student hears, also tells at each token
+of it what could be said instead. So the loss has, beside GRPO's, the KL divergence from the teacher on what the student
+says, as in on-policy distillation (arXiv 2306.13649): over the whole vocabulary, because as a reward of the sampled
+tokens it would drown in their noise.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,11 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
-from speech_rba.model.bridge import SoftTokens
-from speech_rba.model.logps import completion_logps, spread
+from speech_rba.model.logps import completion_logps, divergence, spread
 from speech_rba.model.student import Student
 from speech_rba.params import Rba
 from speech_rba.training import rewards
 from speech_rba.training.store import Example
-
-MAX_LOG_RATIO = 5.0  # nats; a token that the teacher would never say is as bad as one that is merely very unlikely
 
 
 class RbaTrainer(GRPOTrainer):
@@ -31,7 +29,7 @@ class RbaTrainer(GRPOTrainer):
     def __init__(
         self, model: PeftModel, examples: list[Example], args: GRPOConfig, reward_funcs: list[Callable], dense: float
     ):
-        """`dense` weighs the teacher's log-ratio of a token, in nats, against the standardized reward of the answer."""
+        """`dense` weighs the divergence from the teacher, in nats a token, against GRPO's loss."""
         from datasets import Dataset
 
         self.examples, self.dense = examples, dense
@@ -51,6 +49,8 @@ class RbaTrainer(GRPOTrainer):
         prompts = [self.examples[i].spoken for i in places.tolist()]
         ids, mask = input_ids[:, 1:], attention_mask[:, 1:]
         logits = model(prompts=prompts, owners_B=owners, completion_ids_BC=ids, completion_mask_BC=mask)
+        if self.dense and torch.is_grad_enabled():  # the update's call, whose loss `_compute_loss` adds this to
+            self.divergence = divergence(logits, self.teacher_logits(places, owners, ids, mask)).mean()
         entropies = None
         if compute_entropy:
             with torch.no_grad():
@@ -58,29 +58,20 @@ class RbaTrainer(GRPOTrainer):
                 entropies = spread(-(logprobs.exp() * logprobs).sum(-1), mask.bool())
         return completion_logps(logits, ids, mask), entropies, None
 
-    def _generate_and_score_completions(self, inputs):
-        scored = super()._generate_and_score_completions(inputs)
-        ratios_BC = self.teacher_log_ratios(scored["prompt_ids"][:, -1], scored["completion_ids"],
-                                            scored["completion_mask"])  # fmt: skip
-        self._metrics["train"]["teacher_log_ratio"].append((ratios_BC.sum() / scored["completion_mask"].sum()).item())
-        scored["advantages"] = scored["advantages"][:, None] + self.dense * ratios_BC
-        return scored
+    def _compute_loss(self, model, inputs):
+        loss = super()._compute_loss(model, inputs)
+        if not self.dense:
+            return loss
+        self._metrics["train"]["teacher_divergence"].append(self.divergence.item())
+        return loss + self.dense * self.divergence / self.current_gradient_accumulation_steps
 
     @torch.no_grad()
-    def teacher_log_ratios(self, places_B: torch.Tensor, ids_BC: torch.Tensor, mask_BC: torch.Tensor) -> torch.Tensor:
-        """log p(token | read, teacher) - log p(token | heard, student), (B, C), within MAX_LOG_RATIO; 0 for padding."""
+    def teacher_logits(self, places: torch.Tensor, owners_B, ids_BC, mask_BC) -> torch.Tensor:
+        """The logits (N, V) of the same completion tokens by the teacher: the student without adapter, who reads."""
         model = self.accelerator.unwrap_model(self.model)
-        places, owners = places_B.unique(return_inverse=True)
-        examples = [self.examples[i] for i in places.tolist()]
-
-        def logps(prompts: list[SoftTokens]) -> torch.Tensor:
-            logits = model(prompts=prompts, owners_B=owners, completion_ids_BC=ids_BC, completion_mask_BC=mask_BC)
-            return completion_logps(logits, ids_BC, mask_BC)
-
-        student = logps([e.spoken for e in examples])
+        written = [self.examples[i].written for i in places.tolist()]
         with model.disable_adapter():
-            teacher = logps([e.written for e in examples])
-        return (teacher - student).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+            return model(prompts=written, owners_B=owners_B, completion_ids_BC=ids_BC, completion_mask_BC=mask_BC)
 
 
 def student_of(model: PeftModel) -> Student:

@@ -1,0 +1,29 @@
+"""On-policy distillation (arXiv 2306.13649): at each token of the student's own answers, to be as the teacher."""
+
+import torch
+from transformers import Trainer
+
+from speech_rba.model.logps import divergence, pad_right
+
+
+class OpdTrainer(Trainer):
+    """transformers' Trainer over examples; the loss is KL(student || teacher) on answers sampled from the student."""
+
+    def __init__(self, *args, max_new_tokens: int, **kwargs):
+        self.max_new_tokens = max_new_tokens
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        unwrapped = self.accelerator.unwrap_model(model)
+        student, spoken = unwrapped.base_model.model, inputs["prompts"]
+        unwrapped.eval()
+        completions = student.answer(spoken, max_new_tokens=self.max_new_tokens, temperature=1.0, top_p=1.0,
+                                     seed=self.args.seed * 1_000_003 + self.state.global_step,
+                                     batch_size=len(spoken))  # fmt: skip
+        model.train()
+        ids, mask = pad_right(completions, completions[0][-1])
+        sampled = {"owners_B": torch.arange(len(spoken)), "completion_ids_BC": ids, "completion_mask_BC": mask}
+        with torch.no_grad(), unwrapped.disable_adapter():
+            teacher = unwrapped(prompts=inputs["written"], **sampled)
+        loss = divergence(model(prompts=spoken, **sampled), teacher).mean()
+        return (loss, {}) if return_outputs else loss
