@@ -18,6 +18,12 @@ def changed(tmp_path, change) -> Path:
     return path
 
 
+def test_versions_are_ranked_by_a_suite_that_is_evaluated(tmp_path):
+    for wrong in ("accuracy", "llama_questions/all/accuracy"):
+        with pytest.raises(ValueError, match=r"rank_by to suite/condition/metric with a suite of alignment, spoken_qa"):
+            load_params(changed(tmp_path, lambda v, wrong=wrong: v["register"].update(rank_by=wrong)))
+
+
 def test_the_projects_own_parameters_are_valid():
     assert load_params(ROOT / "params.yaml").align.rba.num_generations >= 2
 

@@ -69,6 +69,7 @@ def make_version(adapter="a", token_f1=0.5, passed=True, answer=None):
     with tracking.open_run(NAME, Path(f"work/{adapter}")) as run_id:
         model_id = tracking.log_student(bundle, Path("toy_serving.py"))
         tags = {"method": "rba", "git_commit": "none", "data_sha256": "d" * 64}
+        tags |= {"rank_by": "alignment/all/token_f1"}
         version = tracking.register(NAME, run_id, model_id, "", tags)
         tracking.set_candidate(version)
     return version

@@ -183,6 +183,7 @@ class Report(Group):
 
 class Register(Group):
     model_name: str
+    rank_by: str
     num_check_clips: PositiveInt
 
 
@@ -200,6 +201,17 @@ class Params(Group):
     evaluate: Evaluate
     report: Report
     register_: Annotated[Register, Field(alias="register")]
+
+    @model_validator(mode="after")
+    def _ranked_by_what_is_scored(self) -> "Params":
+        suites = ["alignment", *(Path(suite).name for suite in self.evaluate.suites)]
+        suite, *rest = self.register_.rank_by.split("/")
+        if suite not in suites or len(rest) != 2:
+            raise ValueError(
+                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; "
+                f"it is {self.register_.rank_by!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _texts_of_their_own(self) -> "Params":

@@ -313,16 +313,16 @@ def stored_scores(version: ModelVersion) -> dict:
     return mlflow.artifacts.load_dict(f"models:/{version.name}/{version.version}/{BUNDLE}/scores.json")
 
 
-def main_score(scores: dict, method: str) -> float:
-    """The mean token F1 of a method over all held-out synthesized rows, which ranks methods and versions.
+def main_score(scores: dict, method: str, rank_by: str) -> float:
+    """The value of `rank_by`, a suite/condition/metric, which ranks methods and versions: the higher the better.
 
     Raises:
         ValueError: scores.json has no such row.
     """
     for row in scores["scores"]:
-        if [row[k] for k in ("suite", "condition", "metric", "system")] == ["alignment", "all", "token_f1", method]:
+        if row["system"] == method and rank_by == "{suite}/{condition}/{metric}".format(**row):
             return row["value"]
-    raise ValueError(f"scores.json has no alignment/all/token_f1 of {method}: evaluate it first")
+    raise ValueError(f"scores.json has no {rank_by} of {method}: evaluate it, or set register.rank_by to what it has")
 
 
 def promote(model_name: str, version: str | None, force: bool, reason: str) -> dict:
@@ -369,10 +369,11 @@ def refusals() -> Iterator[None]:
 
 def refuse_a_worse(chosen: ModelVersion, champion: ModelVersion) -> None:
     """Raises ValueError where `chosen` scores lower than the champion."""
-    ours, theirs = (main_score(stored_scores(v), v.tags["method"]) for v in (chosen, champion))
+    rank_by = chosen.tags["rank_by"]
+    ours, theirs = (main_score(stored_scores(v), v.tags["method"], rank_by) for v in (chosen, champion))
     if ours < theirs:
         raise ValueError(
-            f"candidate {chosen.version} has token F1 {ours:.4f}, the champion, version {champion.version}, "
+            f"candidate {chosen.version} has {rank_by} {ours:.4f}, the champion, version {champion.version}, "
             f"{theirs:.4f}: keep the champion, or use force with a reason"
         )
 

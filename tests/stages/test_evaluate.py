@@ -23,6 +23,7 @@ NAMES = ("data", "synthesize", "voice", "features", "validate", "base", "align",
 def params() -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["align"]["methods"] = ["sft"]
+    values["register"]["rank_by"] = "alignment/all/token_f1"
     values["evaluate"].update(suites=[], max_completion_tokens=8, num_bootstrap=50)
     return Params.model_validate(values)
 

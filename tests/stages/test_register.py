@@ -40,11 +40,14 @@ def fresh_store(tmp_path_factory):
     return folder / "mlruns/mlflow.db"
 
 
+CHANGED = {"num_check_clips": 2, "rank_by": "alignment/all/token_f1"}
+
+
 @pytest.fixture
 def pipeline(tmp_path, monkeypatch, fresh_store):
     """What the stages before leave behind, with three test clips; gives the arguments of `run`."""
     params = load_params(ROOT / "params.yaml")
-    params = params.model_copy(update={"register_": params.register_.model_copy(update={"num_check_clips": 2})})
+    params = params.model_copy(update={"register_": params.register_.model_copy(update=CHANGED)})
     student = types.ModuleType("speech_rba.model.answer")
     student.load_answerer = load_answerer
     monkeypatch.setitem(sys.modules, "speech_rba.model.answer", student)

@@ -1,8 +1,8 @@
 """artifacts/{voice,validate,gate,base,align,evaluate,report} -> a candidate in the registry, registration.json.
 
-The candidate is the method with the best token F1. It is registered only if, loaded from the store as any user loads
-it, it gives the answers that the student gave before. Killed, the stage goes on with the same run, and a version that
-exists already is not registered twice.
+The candidate is the method that is best by register.rank_by. It is registered only if, loaded from the store as any
+user loads it, it gives the answers that the student gave before. Killed, the stage goes on with the same run, and a
+version that exists already is not registered twice.
 """
 
 import json
@@ -35,11 +35,11 @@ def run(
         ValueError: the gate did not pass, a method has no score, there are too few clips to check with, or the
             reloaded student answers differently.
     """
-    name = params.register_.model_name
+    name, rank_by = params.register_.model_name, params.register_.rank_by
     gated, scores = (json.loads(path.read_text()) for path in (gate / "gate.json", evaluation / "scores.json"))
     if gated["passed"] is not True:
         raise ValueError(f"{gate}/gate.json did not pass: mend the data first")
-    method = max(params.align.methods, key=lambda m: tracking.main_score(scores, m))
+    method = max(params.align.methods, key=lambda m: tracking.main_score(scores, m, rank_by))
     clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips)
     work = workdir("register", params, tracking.digest(base), methods, gate, evaluation)
     with tracking.open_run(name, work) as run_id, publish(out) as folder:
@@ -52,7 +52,7 @@ def run(
             model_id = tracking.log_student(bundle, SERVING)
             shutil.rmtree(bundle)  # its links would keep an old base on the disk
             tags = {"method": method, "data_sha256": gated["data_sha256"], "git_commit": tracking.git_commit()}
-            tags["report"] = f"runs:/{run_id}/report/index.html"
+            tags |= {"rank_by": rank_by, "report": f"runs:/{run_id}/report/index.html"}
             version = tracking.register(name, run_id, model_id, describe(method, gated, scores), tags)
         tracking.set_candidate(version)
         registration = {"model_name": name, "version": str(version.version), "run_id": run_id}
