@@ -31,8 +31,8 @@ def saved(tmp_path, student):
     student.config.min_doubt = 0.5
     student.save_pretrained(tmp_path / "base")
     student.config.min_doubt = 0.0
-    model = get_peft_model(Student.from_pretrained(tmp_path / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
     torch.manual_seed(0)
+    model = get_peft_model(Student.from_pretrained(tmp_path / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
