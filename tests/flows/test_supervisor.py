@@ -307,7 +307,7 @@ def test_pages_of_other_origins_may_not_ask(up):
 def test_nobody_outlives_the_supervisor(up, project, sign):
     if up.process.poll() is not None:
         up.__init__(project)
-    up.start_sleeping_run(seed=100 + sign)
+    up.start_sleeping_run(seed=5000 + sign)  # a seed that no other test has made data for
     everyone = up.everyone()
     up.process.send_signal(sign)
     up.process.wait(60)
