@@ -4,10 +4,9 @@ TRL knows no audio. Each prompt goes through it as one token, the place of its e
 split or shuffle of TRL can then part a clip from its completions, and log-probabilities are computed from that
 clip's soft tokens.
 
-A reward judges a whole answer, by one number; the teacher, who reads what the student hears, also tells at each token
-of it what could be said instead. So the loss has, beside GRPO's, the KL divergence from the teacher on what the student
-says, as in on-policy distillation (arXiv 2306.13649): over the whole vocabulary, because as a reward of the sampled
-tokens it would drown in their noise.
+A reward judges a whole answer, by one number; the teacher, who reads what the student hears, can also tell at each
+token of it what could be said instead. With `dense` above 0 the loss has, beside GRPO's, the KL divergence from the
+teacher on what the student says, over the whole vocabulary, as in on-policy distillation (opd.py).
 """
 
 from collections.abc import Callable
