@@ -43,8 +43,9 @@ lock: $(READY)  ## rewrites requirements.lock from what is installed
 
 $(READY): requirements.lock pyproject.toml
 	python3.11 -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock torch uv
+	uv pip install --quiet --python .venv --no-deps --requirement requirements.lock
+	uv pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 	touch $@
 
 help:

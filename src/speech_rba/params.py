@@ -31,7 +31,6 @@ class Synthesize(Group):
     seed: int
     num_instructions: Count
     num_questions: Count
-    validation_share: Share
     test_share: Share
     temperature: Positive
     top_p: Share

@@ -16,7 +16,7 @@ Condition = Literal[
 ]  # fmt: skip
 ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "test"]
 
 
 class Record(BaseModel):
@@ -126,8 +126,8 @@ class Clip(Record):
 class Feature(Record):
     """What was measured on one clip.
 
-    `heard` is the 1-best transcript of Whisper as it came and `wer` its word error rate (a fraction); `student_heard`
-    is the 1-best of the student's ears.
+    `heard` is the 1-best transcript of Whisper as it came, `wer` its word error rate (a fraction) and `mean_logprob`
+    its confidence, all None for spoiled training speech; `student_heard` is the 1-best of the student's ears.
     """
 
     clip_id: str
@@ -137,10 +137,10 @@ class Feature(Record):
     clipped_share: float
     silence_share: float
     words_per_s: float
-    heard: str
+    heard: str | None
     student_heard: str
-    wer: float
-    mean_logprob: float
+    wer: float | None
+    mean_logprob: float | None
 
 
 class Answer(Record):

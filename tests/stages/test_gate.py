@@ -55,7 +55,7 @@ def test_good_data_passes_with_its_hash(tmp_path):
     [
         ({"passed": False}, "one_split: 7 clips; expected: none"),
         ({"quarantined": 2}, "quarantine_share: 40.0%; expected: at most 25.0%"),
-        ({"splits": ("train", "test", "validation")}, "train_clips: 1 clips; expected: at least 2"),
+        ({"splits": ("train", "test", "test")}, "train_clips: 1 clips; expected: at least 2"),
         ({"num_accepted": 4, "num_clips": 5}, "report_agrees: 3 clips"),
         ({"num_quarantined": 0}, "report_agrees"),
         ({"checks": []}, "no critical check"),

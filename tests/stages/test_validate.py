@@ -120,7 +120,7 @@ def test_good_clips_are_accepted_as_they_are(world):
         ("no_completion", {"text": "Hear this", "completion": " \n"}),
         ("duplicate", {"text": "tell me ABOUT thing three!"}),
         ("leaked", {"text": "Say which 2 rivers meet in the town"}),
-        ("leaked", {"text": QUESTION.prompt, "split": "validation"}),
+        ("leaked", {"text": QUESTION.prompt, "split": "train"}),
         ("leaked", {"text": "Hear this", "completion": "You ask which two rivers meet in Lyon."}),
     ],
 )

@@ -53,9 +53,10 @@ def silence_share(audio: np.ndarray) -> float:
 
 
 def measure(
-    audio: np.ndarray, transcript: str, heard: str, student_heard: str, mean_logprob: float, clip_id: str
+    audio: np.ndarray, transcript: str, heard: str | None, student_heard: str, mean_logprob: float | None, clip_id: str
 ) -> Feature:
-    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the judge wrote.
+    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the judge wrote, if
+    it was asked.
 
     No samples give a duration of 0 and silence throughout.
     """
@@ -71,6 +72,6 @@ def measure(
         words_per_s=len(normalize(transcript).split()) / duration_s if duration_s else 0.0,
         heard=heard,
         student_heard=student_heard,
-        wer=word_error_rate([transcript], [heard]),
+        wer=None if heard is None else word_error_rate([transcript], [heard]),
         mean_logprob=mean_logprob,
     )

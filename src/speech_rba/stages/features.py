@@ -1,7 +1,7 @@
 """artifacts/voice, artifacts/base -> artifacts/features: table.jsonl, heard.safetensors, report.json.
 
-Whisper as it came judges every clip, and its 1-best is what the cascade gets; what the student hears is kept with its
-alternatives.
+The student hears every clip, and what it hears is kept with its alternatives. Whisper as it came judges clean speech
+and hears the test for the cascade; what it makes of spoiled training speech nobody asks.
 """
 
 import json
@@ -29,24 +29,27 @@ def run(params: Params, voice: Path, base: Path, out: Path) -> None:
     started = time.perf_counter()
     clips = read_jsonl(voice / "manifest.jsonl", Clip)
     student = Student.from_pretrained(base)
-    towers = {"judge": load_audio_tower(params.assets.audio_tower, None), "student": student.audio_tower}
-    if not student.ears:
-        del towers["student"]  # it is the judge
+    of_interest = [clip for clip in clips if clip.split == "test" or clip.condition == "clean"]
+    listeners = {"student": (student.audio_tower, clips)}
+    if student.ears:  # else the student hears as the judge does
+        listeners["judge"] = (load_audio_tower(params.assets.audio_tower, None), of_interest)
     heard, ms = {}, {}
-    for name, tower in towers.items():
-        ears = [student.ears] if name == "student" else []
-        work = workdir("features", params.assets.audio_tower, params.features, voice / "manifest.jsonl", *ears)
-        heard[name], ms[name] = hear_all(tower, params, voice, clips, work, name)
-    judged, heard_by_student = heard["judge"], heard.get("student", heard["judge"])
-    texts = [[student.audio_tower.text(h.token_ids.tolist()) for h in found] for found in (judged, heard_by_student)]
-    table = [
-        measure(load(voice, clip), clip.transcript, text, student_text, h.mean_logprob, clip.id)
-        for clip, h, text, student_text in zip(tqdm(clips, desc="measure", mininterval=2), judged, *texts, strict=True)
-    ]
+    for name, (tower, chosen) in listeners.items():
+        ears = [student.ears] if name == "student" and student.ears else []
+        work = workdir("features", params.assets.audio_tower, params.features, voice / "manifest.jsonl", name, *ears)
+        found, ms[name] = hear_all(tower, params, voice, chosen, work, name)
+        heard[name] = dict(zip((clip.id for clip in chosen), found, strict=True))
+    judged = {clip.id: heard.get("judge", heard["student"])[clip.id] for clip in of_interest}
+    text = lambda h: student.audio_tower.text(h.token_ids.tolist())  # noqa: E731
+    table = []
+    for clip in tqdm(clips, desc="measure", mininterval=2):
+        of_judge, confidence = (text(h), h.mean_logprob) if (h := judged.get(clip.id)) else (None, None)
+        of_student = text(heard["student"][clip.id])
+        table.append(measure(load(voice, clip), clip.transcript, of_judge, of_student, confidence, clip.id))
     report = {"num_clips": len(clips), "minutes": (time.perf_counter() - started) / 60, "ms_per_clip": ms}
     with publish(out) as folder:
         write_jsonl(folder / "table.jsonl", table)
-        save_heard(folder / "heard.safetensors", heard_by_student)
+        save_heard(folder / "heard.safetensors", list(heard["student"].values()))
         (folder / "report.json").write_text(json.dumps(report, indent=2))
     print(f"{len(clips)} clips heard, ms a clip: {', '.join(f'{name} {v:.0f}' for name, v in ms.items())}")
 

@@ -167,8 +167,6 @@ def accepted(candidate: Candidate, params: Params) -> Row:
     digest = hashlib.sha256(candidate.prompt.lower().encode()).digest()
     place = int.from_bytes(digest[:4]) / 2**32
     split = "test" if place < settings.test_share else "train"
-    if settings.test_share <= place < settings.test_share + settings.validation_share:
-        split = "validation"
     completion = whole_sentences(candidate.completion, candidate.completion_finished)
     return Row(
         id=f"{candidate.task[0]}-{digest[:6].hex()}",

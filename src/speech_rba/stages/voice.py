@@ -32,7 +32,7 @@ from speech_rba.synthesis import augment, conditions, hesitation, recording, voi
 from speech_rba.synthesis.conditions import HARD, in_turn
 from speech_rba.synthesis.recording import Setting, draw_clip, draw_condition, draw_speech, in_condition, setting_of
 
-CONDITIONS_PER_ROW, CONDITIONS_PER_QUESTION = 4, 2  # besides clean
+CONDITIONS_PER_ROW, CONDITIONS_PER_QUESTION = 3, 1  # besides clean
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     work = workdir("voice", settings, data, rows / "rows.jsonl", *code)
     clips, made = [], []
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(params.voice.num_workers, spawn, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(params.voice.num_workers, spawn, initializer=_die_with, initargs=(os.getpid(),)) as pool:
         record_all = partial(record, folder=work, talkers=voices.plan_talkers(params.voice.heldout_voices, data))
         results = pool.map(record_all, speeches, chunksize=4)
         for new, recorded in tqdm(results, total=len(speeches), desc="voice", unit="speech"):
@@ -131,9 +131,11 @@ def _check_ids(ids: list[str]) -> None:
         seen.add(clip_id)
 
 
-def _die_with_parent() -> None:
-    """The pool's processes would wait for ever when their parent is killed."""
+def _die_with(parent: int) -> None:
+    """The pool's processes would wait for ever when their parent is killed, be it before this or after."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def record(clips: list[Clip], folder: Path, talkers: list[tuple[str, str]]) -> tuple[set[str], list[Clip]]:

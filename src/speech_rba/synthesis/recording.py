@@ -10,7 +10,7 @@ from speech_rba.records import Clip, Manner
 from speech_rba.synthesis import augment, voices
 from speech_rba.synthesis.conditions import CONDITIONS, NOISES, TRAINED, draw_strength
 
-CLEAN_SHARE = 0.2
+CLEAN_SHARE = 0.1
 
 
 @dataclass(frozen=True)

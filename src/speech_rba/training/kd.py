@@ -1,15 +1,15 @@
 """Knowledge distillation: at each token of the teacher's answers, the teacher's whole distribution is to be learned."""
 
 import torch
-from transformers import Trainer
 
 from speech_rba.model.logps import divergence
 from speech_rba.training import sft
+from speech_rba.training.loop import DistillationTrainer
 from speech_rba.training.store import Example
 
 
-class KdTrainer(Trainer):
-    """transformers' Trainer over examples; the loss is KL(teacher || student), the teacher reads and has no adapter."""
+class KdTrainer(DistillationTrainer):
+    """The loss is KL(teacher || student); the teacher reads and has no adapter."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         written = inputs.pop("written")

@@ -1,13 +1,13 @@
 """On-policy distillation (arXiv 2306.13649): at each token of the student's own answers, to be as the teacher."""
 
 import torch
-from transformers import Trainer
 
 from speech_rba.model.logps import divergence, pad_right
+from speech_rba.training.loop import DistillationTrainer
 
 
-class OpdTrainer(Trainer):
-    """transformers' Trainer over examples; the loss is KL(student || teacher) on answers sampled from the student."""
+class OpdTrainer(DistillationTrainer):
+    """The loss is KL(student || teacher) on answers sampled from the student."""
 
     def __init__(self, *args, max_new_tokens: int, **kwargs):
         self.max_new_tokens = max_new_tokens

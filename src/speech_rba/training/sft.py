@@ -1,14 +1,14 @@
 """Supervised fine-tuning: cross-entropy on the teacher's answers (sequence-level distillation)."""
 
 import torch
-from transformers import Trainer
 
 from speech_rba.model.logps import pad_right, token_logps
+from speech_rba.training.loop import DistillationTrainer
 from speech_rba.training.store import Example
 
 
-class SftTrainer(Trainer):
-    """transformers' Trainer over examples whose prompts are soft tokens."""
+class SftTrainer(DistillationTrainer):
+    """The loss is the cross-entropy of the teacher's words, given prompts of soft tokens."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         kept = inputs["completion_mask_BC"].bool()
