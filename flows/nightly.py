@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import yaml
 from annotated_types import Gt
 from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -21,6 +22,7 @@ from flows.stages import die_with_parent
 
 BRANCH = "nightly"
 PARAMS = Path("params.yaml")
+CHAMPIONS = Path("work/champions")
 REGISTRATION = Path("artifacts/register/registration.json")
 
 
@@ -46,7 +48,8 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
     """The newest commit of the project goes through the pipeline; what came out is committed on the branch `nightly`.
 
     Args:
-        seed: of new data; empty keeps the seed of the last run, and then only what changed is computed.
+        seed: of new data, on which alignment goes on from the champion, if there is one; empty keeps the seed of the
+            last run, and then only what changed is computed.
         timeout_s: the longest that one stage may take, in seconds; empty for no limit.
     """
     die_with_parent()  # a run without its worker could not be cancelled
@@ -55,6 +58,7 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
         update(clone)
         if seed is not None:
             set_seed(seed)
+            start_from_champion()
         state = pipeline(timeout_s, return_state=True)
         if state.is_failed() or state.is_crashed():
             return Failed(message=state.message)
@@ -90,6 +94,23 @@ def set_seed(seed: int) -> None:
     text, number = re.subn(r"(?m)^(synthesize:\n  seed:) \d+", rf"\1 {seed}", PARAMS.read_text())
     if number != 1:
         raise ValueError(f"{PARAMS} does not begin `synthesize` with its seed: put `seed:` first there")
+    PARAMS.write_text(text)
+
+
+def start_from_champion() -> None:
+    """params.yaml has the champion, fetched into work/, as what alignment goes on from."""
+    text = PARAMS.read_text()
+    values = yaml.safe_load(text)
+    if "align" not in values:
+        return
+    from speech_rba import tracking
+
+    adapter = tracking.fetch_champion(values["register"]["model_name"], CHAMPIONS)
+    if adapter is None:
+        return
+    text, number = re.subn(r"(?m)^(  start_from:) \S+", rf"\1 {adapter}", text)
+    if number != 1:
+        raise ValueError(f"{PARAMS} has no line `start_from:` under `align`: put it there")
     PARAMS.write_text(text)
 
 

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import soxr
 
+from speech_rba.cli import main
 from speech_rba.synthesis.voices import speak
 
 ROOT = Path(__file__).parents[1]
@@ -32,14 +33,35 @@ def project(student, tmp_path_factory):
     return folder
 
 
-def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from speech_rba.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False)
+@pytest.fixture
+def call(project, monkeypatch, capsys):
+    """The command in this process: to start another takes seconds."""
+
+    def call(*arguments: str, folder: Path = project) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["speech-rba", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said, code = capsys.readouterr(), left.value.code
+        if isinstance(code, str):  # which Python prints, and ends with 1
+            return subprocess.CompletedProcess(arguments, 1, said.out, said.err + code)
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return call
+
+
+def test_the_command_itself_answers(project):
+    command = [Path(sys.executable).parent / "speech-rba", "talk", "stereo.wav", "--method", "base"]
+    done = subprocess.run(command, cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
+    command[2] = "none.wav"
+    done = subprocess.run(command, cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: none.wav is no readable audio file")
 
 
 @pytest.mark.parametrize("kind", ["ogg", "wav", "flac"])
-def test_a_spoken_question_of_any_form_is_answered(project, kind):
-    done = call(project, "talk", f"stereo.{kind}", "--method", "base")
+def test_a_spoken_question_of_any_form_is_answered(call, kind):
+    done = call("talk", f"stereo.{kind}", "--method", "base")
     assert done.returncode == 0, done.stderr
     heard, answer, timing = done.stdout.splitlines()
     assert heard == "heard:  What is the capital of France?"
@@ -57,25 +79,30 @@ def test_a_spoken_question_of_any_form_is_answered(project, kind):
         (["talk", "stereo.wav", "--method", "sft"], "artifacts/align/sft is missing: run `make run` first"),
         (["talk", "stereo.wav"], "registration.json is missing: run `make run` first"),
         (["compare"], "nothing is registered yet: run `make run`"),
+        (["promote", "7"], "speech-rba-candidates has no version 7"),
         (["promote"], "speech-rba-candidates has no candidate: run the register stage"),
         (["rollback"], "speech-rba has no previous version"),
         (["promote", "--force"], "force needs a reason"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(project, arguments, message):
-    done = call(project, *arguments)
+def test_what_cannot_be_done_is_one_line(call, arguments, message):
+    done = call(*arguments)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
-def test_talk_takes_the_method_that_was_registered(project):
+def test_with_nothing_registered_nothing_waits(call):
+    assert call("review").stdout == "nothing waits: no candidate is newer than the champion\n"
+
+
+def test_talk_takes_the_method_that_was_registered(project, call):
     (project / "artifacts/register").mkdir()
     (project / "artifacts/register/registration.json").write_text(json.dumps({"method": "kd"}))
-    assert "artifacts/align/kd is missing" in call(project, "talk", "stereo.wav").stderr
+    assert "artifacts/align/kd is missing" in call("talk", "stereo.wav").stderr
 
 
-def test_a_typo_in_the_parameters_is_named(project, tmp_path):
+def test_a_typo_in_the_parameters_is_named(call, tmp_path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("top_k", "topk"))
-    done = call(tmp_path, "compare")
+    done = call("compare", folder=tmp_path)
     assert done.returncode == 1 and "features.topk" in done.stderr and "Traceback" not in done.stderr

@@ -1,12 +1,15 @@
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from flows import nightly
 from speech_rba import tracking
 
 NAME = "toy"
@@ -54,7 +57,7 @@ def scores(value):
     return {"systems": ["rba"], "scores": [row]}
 
 
-def make_version(adapter="a", token_f1=0.5, passed=True, answer=None):
+def make_version(adapter="a", token_f1=0.5, passed=True, answer=None, alarms="none"):
     """A registered version whose student answers `adapter` and 4, the size of its one recording."""
     bundle = Path(f"{adapter}/bundle")
     for name in ("base", "adapter", "check"):
@@ -69,7 +72,7 @@ def make_version(adapter="a", token_f1=0.5, passed=True, answer=None):
     with tracking.open_run(NAME, Path(f"work/{adapter}")) as run_id:
         model_id = tracking.log_student(bundle, Path("toy_serving.py"))
         tags = {"method": "rba", "git_commit": "none", "data_sha256": "d" * 64}
-        tags |= {"rank_by": "alignment/all/token_f1"}
+        tags |= {"rank_by": "alignment/all/token_f1", "alarms": alarms, "report": "runs:/1"}
         version = tracking.register(NAME, run_id, model_id, "", tags)
         tracking.set_candidate(version)
     return version
@@ -120,6 +123,46 @@ def test_killed_between_the_steps_promote_ends_alike(store, monkeypatch):
     tracking.promote(NAME, "2", False, "")
     assert aliases(store) == {"candidate": "2", "champion": "2", "previous": "1"}
     assert [(r["from"], r["to"]) for r in audit()] == [(None, "1"), ("1", "2")]
+
+
+def test_an_alarm_keeps_a_version_from_promotion_until_a_person_says_why(store):
+    make_version("a", alarms="length_drift, repetition")
+    with pytest.raises(ValueError, match="candidate 1 raised alarms in training: length_drift, repetition"):
+        tracking.promote(NAME, None, False, "")
+    assert aliases(store) == {"candidate": "1"}
+    assert tracking.promote(NAME, None, True, "long answers are wanted")["to"] == "1"
+
+
+def test_what_waits_is_newer_than_the_champion(store):
+    make_version("a", 0.5)
+    make_version("b", 0.6, alarms="no_spread")
+    assert [(w["version"], w["alarms"]) for w in tracking.waiting(NAME)] == [("2", "no_spread"), ("1", "none")]
+    tracking.promote(NAME, "1", False, "")
+    [left] = tracking.waiting(NAME)
+    assert (left["version"], left["method"], left["alignment/all/token_f1"]) == ("2", "rba", 0.6)
+    tracking.promote(NAME, "2", True, "it is better")
+    assert tracking.waiting(NAME) == []
+
+
+def test_new_data_is_aligned_from_the_champion_on(store):
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", "params.yaml")
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("model_name: speech-rba", f"model_name: {NAME}")
+    )
+    nightly.start_from_champion()
+    assert yaml.safe_load(Path("params.yaml").read_text())["align"]["start_from"] is None
+    for adapter, score in (("a", 0.5), ("b", 0.6)):
+        version = make_version(adapter, score)
+        tracking.promote(NAME, None, False, "")
+        nightly.start_from_champion()
+        start = Path(yaml.safe_load(Path("params.yaml").read_text())["align"]["start_from"])
+        assert (start / "adapter_model.safetensors").read_text() == adapter
+    shutil.rmtree(start)
+    stored = Path(version.source.removeprefix("file://")) / tracking.BUNDLE / "adapter/adapter_model.safetensors"
+    stored.write_text("x")
+    with pytest.raises(ValueError, match="was changed"):
+        nightly.start_from_champion()
+    assert not start.exists()
 
 
 def test_a_lower_score_needs_force_and_force_a_reason(store):

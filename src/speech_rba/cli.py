@@ -52,14 +52,30 @@ def talk(
 @app.command()
 def compare() -> None:
     """Candidate, champion and previous side by side."""
-    from rich.console import Console
-    from rich.table import Table
-
     from speech_rba import tracking
 
     rows = tracking.compare(load_params().register_.model_name)
     if not rows:
         raise ValueError("nothing is registered yet: run `make run`")
+    show(rows)
+
+
+@app.command()
+def review() -> None:
+    """The candidates that wait for a person's decision."""
+    from speech_rba import tracking
+
+    rows = tracking.waiting(load_params().register_.model_name)
+    if rows:
+        show(rows)
+    print("Promote:  speech-rba promote VERSION" if rows else "nothing waits: no candidate is newer than the champion")
+
+
+def show(rows: list[dict]) -> None:
+    """A table of all keys, one row each."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(*dict.fromkeys(key for row in rows for key in row))
     for row in rows:
         table.add_row(
@@ -71,7 +87,7 @@ def compare() -> None:
 @app.command()
 def promote(
     version: Annotated[str | None, typer.Argument(help="of the candidates; the newest if not given")] = None,
-    force: Annotated[bool, typer.Option(help="even if it scores below the champion")] = False,
+    force: Annotated[bool, typer.Option(help="despite an alarm or a score below the champion's")] = False,
     reason: Annotated[str, typer.Option(help="goes into the audit log")] = "",
 ) -> None:
     """Make a checked candidate the champion; the old champion stays as previous."""

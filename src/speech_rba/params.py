@@ -155,6 +155,7 @@ class Rba(Group):
 class Align(Group):
     methods: Annotated[list[Literal["sft", "kd", "opd", "rba"]], MinLen(1)]
     seed: int
+    start_from: str | None
     lora_r: PositiveInt
     lora_alpha: PositiveInt
     lora_target_modules: list[str]
@@ -167,12 +168,21 @@ class Align(Group):
     rba: Rba
 
 
+class Alarms(Group):
+    max_length_drift: Annotated[float, Ge(1)]
+    max_repetition: Share
+    max_cut_off_rise: Share
+    max_no_spread: Share
+    max_kl: Positive
+
+
 class Evaluate(Group):
     batch_size: PositiveInt
     max_completion_tokens: PositiveInt
     num_bootstrap: PositiveInt
     seed: int
     conditions_per_recording: Count
+    alarms: Alarms
     suites: list[str]
 
 

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ from mlflow.types.schema import ColSpec, DataType, Schema  # noqa: E402
 
 STORE = Path("mlruns")
 BUNDLE = "artifacts/bundle"  # within a stored model; MLflow sets the first part
+NO_ALARMS = "none"
 SERVING_NEEDS = {"torch", "transformers", "peft", "mlflow", "pandas", "pydantic", "soxr", "soundfile", "scipy"}
 
 
@@ -313,6 +315,49 @@ def stored_scores(version: ModelVersion) -> dict:
     return mlflow.artifacts.load_dict(f"models:/{version.name}/{version.version}/{BUNDLE}/scores.json")
 
 
+def fetch_champion(model_name: str, folder: Path) -> Path | None:
+    """The champion's adapter in `folder/<version>`, fetched once; None without a champion.
+
+    Raises:
+        ValueError: it was changed after it was registered.
+    """
+    champion = by_alias(connect(model_name), model_name, "champion")
+    if champion is None:
+        return None
+    out = folder / str(champion.version)
+    if not out.exists():
+        with fetched(f"models:/{model_name}/{champion.version}") as model:
+            if hashes(model)["adapter_sha256"] != champion.tags["adapter_sha256"]:
+                raise ValueError(f"the adapter of {model_name} version {champion.version} was changed: roll back")
+            partial = out.with_name(f".{out.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(model / BUNDLE / "adapter", partial)
+            os.replace(partial, out)
+    return out
+
+
+def waiting(model_name: str) -> list[dict]:
+    """The candidates registered after the one that became champion, newest first, with what a reviewer asks of each."""
+    client = connect(model_name)
+    champion = by_alias(client, model_name, "champion")
+    since = int(champion.source.rsplit("/")[-1]) if champion else 0
+    found = [v for v in client.search_model_versions(f"name = '{candidates(model_name)}'") if int(v.version) > since]
+    return [
+        {
+            "version": str(version.version),
+            "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="minutes"),
+            "method": version.tags["method"],
+            version.tags["rank_by"]: main_score(
+                stored_scores(version), version.tags["method"], version.tags["rank_by"]
+            ),
+            "alarms": version.tags["alarms"],
+            "git_commit": version.tags["git_commit"][:12],
+            "report": version.tags["report"],
+        }
+        for version in sorted(found, key=lambda v: int(v.version), reverse=True)
+    ]
+
+
 def main_score(scores: dict, method: str, rank_by: str) -> float:
     """The value of `rank_by`, a suite/condition/metric, which ranks methods and versions: the higher the better.
 
@@ -328,12 +373,12 @@ def main_score(scores: dict, method: str, rank_by: str) -> float:
 def promote(model_name: str, version: str | None, force: bool, reason: str) -> dict:
     """The audit record, after a candidate, the newest when `version` is None, became champion, the champion previous.
 
-    Doing it again, also after a kill, changes nothing that is done already. `force` skips the comparison of scores
-    alone, and needs a reason.
+    Doing it again, also after a kill, changes nothing that is done already. `force` skips the alarms and the comparison
+    of scores, nothing else, and needs a reason.
 
     Raises:
         ValueError: no such candidate; it was tampered with, did not pass its gate or answers otherwise than before;
-            or it scores lower than the champion and `force` is not given.
+            or `force` is not given and an alarm was raised in its training or it scores lower than the champion.
         PermissionError: the server does not let this user promote.
     """
     if force and not reason:
@@ -347,6 +392,8 @@ def promote(model_name: str, version: str | None, force: bool, reason: str) -> d
             raise ValueError(f"{pool} has no {wanted}: run the register stage, or give the number of a version")
         found, mine = verify(chosen), copied(client, model_name, chosen)
         is_new = champion is not None and (mine is None or mine.version != champion.version)
+        if not force:
+            refuse_an_alarm(chosen)
         if is_new and not force:
             refuse_a_worse(chosen, champion)
         if mine is None:
@@ -365,6 +412,15 @@ def refusals() -> Iterator[None]:
         if "Permission denied" not in str(error):  # the code is lost where MLflow wraps it
             raise
         raise PermissionError(f"the MLflow server does not let {user()} do this: ask a reviewer") from error
+
+
+def refuse_an_alarm(chosen: ModelVersion) -> None:
+    """Raises ValueError where the training of `chosen` raised an alarm."""
+    if (raised := chosen.tags["alarms"]) != NO_ALARMS:
+        raise ValueError(
+            f"candidate {chosen.version} raised alarms in training: {raised}; look at the report, then keep the "
+            "champion, or use force with a reason"
+        )
 
 
 def refuse_a_worse(chosen: ModelVersion, champion: ModelVersion) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from speech_rba.evaluation.ifeval import follows
 from speech_rba.records import MannerQuestion, Question, read_jsonl
 from speech_rba.synthesis.recording import SETTINGS
 
@@ -49,6 +50,17 @@ def test_topics_are_many_and_different():
     topics = (DATA / "topics.txt").read_text().splitlines()
     assert len(topics) == len({topic.lower() for topic in topics}) >= 100
     assert all(re.fullmatch(r"[A-Za-z ]+", topic) for topic in topics)
+
+
+def test_constraints_can_be_spoken_and_are_kept_by_one_answer_and_broken_by_another():
+    asked = read_jsonl(DATA / "suites/spoken_constraints/questions.jsonl", Question)
+    assert len({q.prompt for q in asked}) == len(asked) >= 120
+    for question in asked:
+        assert re.fullmatch(r"[A-Z][A-Za-z ]+[?.] [A-Z][a-z ]+\.", question.prompt), question.prompt
+        [instruction] = question.instructions
+        [word] = next((v for v in instruction.arguments.values() if isinstance(v, list)), [""])
+        said = "Yes.", f"It is {word}, as everybody knows who has been there before. It is good."
+        assert {follows(text, instruction.name, instruction.arguments) for text in said} == {True, False}
 
 
 def test_what_is_asked_about_the_manner_says_nothing_of_it():

@@ -8,7 +8,7 @@ from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.logps import completion_logps, pad_right, token_logps
 from speech_rba.model.student import AcousticProjector, Student, StudentConfig
 
-GREEDY = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
+GREEDY = {"max_new_tokens": 5, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
 
 
 def test_with_one_alternative_the_student_answers_as_the_language_model_given_the_bridged_ids(student, heard):
@@ -18,7 +18,7 @@ def test_with_one_alternative_the_student_answers_as_the_language_model_given_th
     for prompt, answer in zip(soft, answers, strict=True):
         ids = [*student.prefix_ids, *prompt.ids[:, 0].tolist(), *student.suffix_ids]
         out = model.generate(
-            torch.tensor([ids]), max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id
+            torch.tensor([ids]), max_new_tokens=5, do_sample=False, eos_token_id=tokenizer.eos_token_id
         )
         assert answer == out[0, len(ids) :].tolist()
 

@@ -14,7 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from speech_rba.model.heard import save_heard
+from speech_rba.params import load_params
 from speech_rba.records import Clip, Feature, Message, Row, Sampling, write_jsonl
+from speech_rba.stages import align
 from speech_rba.training.store import load_examples
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +24,9 @@ NUM_ROWS = 6
 
 
 @pytest.fixture
-def project(tmp_path, student, heard, questions):
-    """A folder with what the align stage reads: six accepted clips, what was heard in them, the base student."""
+def project(tmp_path, monkeypatch, student, heard, questions):
+    """The folder we are in, with what the align stage reads: six clips, what was heard in them, the base student."""
+    monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["align"].update(save_steps=1, per_device_train_batch_size=2, max_completion_tokens=6, lora_r=2)
     values["align"]["sft"]["max_steps"] = 2
@@ -56,9 +59,16 @@ def project(tmp_path, student, heard, questions):
     return tmp_path
 
 
+INPUTS = {"rows": "synthesize", "features": "features", "validation": "validate", "gate": "gate", "base": "base"}
+INPUTS = {name: Path("artifacts", folder) for name, folder in INPUTS.items()}
+
+
+def run(method: str, out: str) -> None:
+    align.run(load_params(), method, **INPUTS, out=Path(out))
+
+
 def start(project: Path, method: str, out: str) -> subprocess.Popen:
-    names = {"rows": "synthesize", "features": "features", "validation": "validate", "gate": "gate", "base": "base"}
-    paths = [word for flag, name in names.items() for word in (f"--{flag}", f"artifacts/{name}")]
+    paths = [word for flag, path in INPUTS.items() for word in (f"--{flag}", str(path))]
     command = [sys.executable, "-m", "speech_rba.stages.align", "--method", method, *paths, "--out", out]
     return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -70,7 +80,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def test_sft_learns_from_every_step(project):
-    finish(start(project, "sft", "out"))
+    run("sft", "out")
     log = [json.loads(line) for line in (project / "out/log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [1, 2] and all(row["loss"] > 0 for row in log)
     weights = load_file(project / "out/adapter_model.safetensors")
@@ -80,20 +90,19 @@ def test_sft_learns_from_every_step(project):
 
 @pytest.mark.parametrize("method", ["kd", "opd"])
 def test_methods_that_params_names_can_be_trained(project, method):
-    refused = start(project, method, "out")
-    output, _ = refused.communicate(timeout=120)
-    assert refused.returncode == 1 and f"no method '{method}' in align.methods, ['sft', 'rba']: add it there" in output
+    with pytest.raises(ValueError, match=rf"no method '{method}' in align.methods, \['sft', 'rba'\]: add it there"):
+        run(method, "out")
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["align"] |= {"methods": [method], method: {"max_steps": 2, "learning_rate": 1.0e-4}}
     (project / "params.yaml").write_text(yaml.safe_dump(values))
-    finish(start(project, method, "out"))
+    run(method, "out")
     log = [json.loads(line) for line in (project / "out/log.jsonl").read_text().splitlines()]
     assert [(row["phase"], row["step"]) for row in log] == [(method, 1), (method, 2)]
     assert json.loads((project / "out/training.json").read_text())["num_samples"] == 4
 
 
 def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run(project):
-    finish(start(project, "rba", "whole"))
+    run("rba", "whole")
     work = next((project / "work/align").iterdir())
     os.rename(work, project / "kept")
     process = start(project, "rba", "resumed")
@@ -119,9 +128,27 @@ def test_only_an_answer_that_the_teacher_ended_teaches_to_end(project, student):
     assert student.tokenizer.decode(ended.completion_ids) == "The answer is number 1." + student.tokenizer.eos_token
 
 
+def test_alignment_goes_on_from_an_adapter(project):
+    run("sft", "first")
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["align"]["start_from"] = "first"
+    values["align"]["sft"]["max_steps"] = 0
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    run("sft", "second")
+    first, second = (load_file(project / out / "adapter_model.safetensors") for out in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+    values["align"]["lora_r"] = 4
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=r"first does not fit align\.lora_r"):
+        run("sft", "third")
+    values["align"]["start_from"] = "nowhere"
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match="nowhere, holds no adapter"):
+        run("sft", "third")
+
+
 def test_a_gate_that_has_not_passed_stops_alignment(project):
     (project / "artifacts/gate/gate.json").write_text('{"passed": false}')
-    process = start(project, "sft", "out")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1 and "has not passed" in output
+    with pytest.raises(ValueError, match="has not passed"):
+        run("sft", "out")
     assert not (project / "out").exists()

@@ -64,6 +64,7 @@ def write_adapter(folder: Path, std: float) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=std)
     model.save_pretrained(folder / "align/sft")
+    (folder / "align/sft/log.jsonl").write_text("")
 
 
 def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params, student, heard, questions):
@@ -90,6 +91,7 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     rates = {(w["condition"], w["ears"]): w["value"] for w in scores["wer"]}
     assert rates["clean", "Whisper"] == 0 and rates["clean", "student"] == 1
     assert all(cost["tokens_per_s"] > 0 for cost in scores["cost"])
+    assert scores["alarms"] == {"sft": []}  # nothing was reinforced
 
 
 def test_what_was_heard_without_doubt_a_method_answers_as_base(

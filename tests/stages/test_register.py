@@ -93,6 +93,8 @@ def write_scores(**token_f1):
     rows = [row | {"system": system, "value": value} for system, value in token_f1.items()]
     rows.append(row | {"system": "text", "condition": "text", "value": 0.5})
     scores = {"systems": ["text", *token_f1], "scores": rows, "recovery": [], "cost": [], "wer": []}
+    alarm = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
+    scores["alarms"] = {method: [alarm] for method in token_f1}
     Path("evaluation/scores.json").write_text(json.dumps(scores))
 
 
@@ -108,6 +110,8 @@ def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
     assert written["adapter_sha256"] == "999194618eee5af7053722c3126f412a5a43791953b8afd07617c4d349722b25"
     version = tracking.mlflow.MlflowClient().get_model_version_by_alias("speech-rba-candidates", "candidate")
     assert version.tags["data_sha256"] == "d" * 64
+    assert version.tags["alarms"] == "length_drift"
+    assert "| length_drift | True | False | 3.5 | at most 1.5 |" in version.description
     assert "| alignment token_f1 | 0.500 | 0.300 | 0.400 |" in version.description
     assert "| num_train_clips | True | True | 400 | >= 300 |" in version.description
     run = tracking.mlflow.get_run(written["run_id"])

@@ -69,6 +69,9 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
             )  # fmt: skip
 
 
+ALARM = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
+
+
 def estimate(found: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("value", "low", "high"), found, strict=True))
 
@@ -108,7 +111,7 @@ def make_scores(answers: list[Answer]) -> dict:
     cost = [{"system": system, "tokens_per_s": 280.0, "real_time_factor": 0.4} for system in SYSTEMS]
     return {
         "systems": list(SYSTEMS), "scores": scores, "paired": paired, "recovery": recovered, "cost": cost, "wer": wer,
-        "minutes": 4.2,
+        "minutes": 4.2, "alarms": {"sft": [], "rba": [ALARM]},
     }  # fmt: skip
 
 
@@ -235,6 +238,7 @@ def test_page_without_rba(artifacts, tmp_path):
     shutil.copytree(artifacts["evaluation"], tmp_path / "evaluate")
     scores = json.loads((tmp_path / "evaluate/scores.json").read_text())
     scores["systems"].remove("rba")
+    del scores["alarms"]["rba"]
     for key in ("scores", "recovery", "cost"):
         scores[key] = [score for score in scores[key] if score["system"] != "rba"]
     scores["paired"] = [score for score in scores["paired"] if "rba" not in (score["a"], score["b"])]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+import yaml
 
 from speech_rba.params import Params, load_params
 from speech_rba.records import Clip, Manner, Message, Question, Row, Sampling, read_jsonl, write_jsonl
@@ -22,6 +22,9 @@ from speech_rba.synthesis import voices
 from speech_rba.synthesis.conditions import CONDITIONS, HARD, TRAINED
 from speech_rba.synthesis.recording import SETTINGS
 from speech_rba.synthesis.voices import VOICES
+
+ROOT = Path(__file__).parents[2]
+QUIZ = {"quiz"}
 
 
 def row(number: int, split: str, prompt: str) -> Row:
@@ -46,12 +49,22 @@ def make_inputs(folder: Path, rows: list[Row]) -> None:
     (folder / "data/suites/quiz").mkdir(parents=True)
     questions = [Question(id=f"q{i}", prompt=f"What is two plus {i}?", answers=[str(2 + i)]) for i in range(2)]
     write_jsonl(folder / "data/suites/quiz/questions.jsonl", questions)
+    (folder / "data/suites/unasked").mkdir()
+    write_jsonl(folder / "data/suites/unasked/questions.jsonl", questions)  # params.yaml does not name it
     (folder / "data/topics.txt").write_text("lions\nrain\nbread\n")
 
 
+def write_params(folder: Path) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["evaluate"]["suites"] = ["data/suites/quiz"]
+    values["register"]["rank_by"] = "alignment/all/token_f1"
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+
+
 @pytest.fixture
-def params() -> Params:
-    project = load_params(Path(__file__).parents[2] / "params.yaml")
+def params(tmp_path) -> Params:
+    write_params(tmp_path)
+    project = load_params(tmp_path / "params.yaml")
     return project.model_copy(update={"voice": project.voice.model_copy(update={"train_clips_per_row": 1})})
 
 
@@ -102,7 +115,7 @@ def test_a_question_about_the_manner_is_asked_in_it(tmp_path, params):
         for i, (trait, value) in enumerate(manners)
     ]
     write_jsonl(tmp_path / "data/suites/quiz/questions.jsonl", questions)
-    clips = [clip for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows") for clip in clips]
+    clips = [clip for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows", QUIZ) for clip in clips]
     asked = {q.id: (q.manner.trait, q.manner.value) for q in questions}
     of = {manner: [c for c in clips if asked[c.row_id] == manner] for manner in manners}
     assert {VOICES[c.voice].gender for c in of["gender", "woman"]} == {"woman"}
@@ -130,7 +143,7 @@ def test_order_and_workers_change_no_byte(tmp_path, monkeypatch, params):
 
 def test_conditions_are_drawn_as_promised(tmp_path, params):
     make_inputs(tmp_path, [row(i, "train", "Why?") for i in range(2000)])
-    planned = [clips[0] for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")][:2000]
+    planned = [clips[0] for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows", QUIZ)][:2000]
     share = {c: sum(clip.condition == c for clip in planned) / 2000 for c in CONDITIONS}
     assert share.pop("clean") == pytest.approx(0.1, abs=0.03)
     assert [share[c] for c in TRAINED[1:]] == pytest.approx([0.9 / 8] * 8, abs=0.02)
@@ -147,7 +160,9 @@ def test_conditions_are_drawn_as_promised(tmp_path, params):
 
 def test_conditions_take_turns_over_test_texts_in_both_kinds_of_voice(tmp_path, params):
     make_inputs(tmp_path, [row(i, "test", f"Why {i}?") for i in range(20)])
-    planned = [clip for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[:20] for clip in clips]
+    planned = [
+        clip for clips in voice.plan(params.voice, tmp_path / "data", tmp_path / "rows", QUIZ)[:20] for clip in clips
+    ]
     for heldout in (False, True):
         counts = {c: sum(clip.condition == c for clip in planned if clip.heldout_voice == heldout) for c in CONDITIONS}
         assert counts == {"clean": 10} | dict.fromkeys(HARD, 3)
@@ -156,7 +171,7 @@ def test_conditions_take_turns_over_test_texts_in_both_kinds_of_voice(tmp_path, 
 @pytest.mark.parametrize("name", ["hibari-heart", "piper-joe", "espeak-en-us"])
 def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params):
     make_inputs(tmp_path, [row(0, "test", "")])
-    planned = voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")[0]
+    planned = voice.plan(params.voice, tmp_path / "data", tmp_path / "rows", QUIZ)[0]
     strength = {"snr_db": 0.0, "rt60_s": 0.9, "drive_db": 20.0, "cutoff_hz": 1000.0, "lost_share": 0.2}
     talkers = voices.plan_talkers(params.voice.heldout_voices, tmp_path / "data")
     every = [planned[0].model_copy(update={"id": f"r0-{c}", "condition": c, "strength": strength}) for c in CONDITIONS]
@@ -170,17 +185,17 @@ def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params
 def test_only_the_first_questions_of_a_suite_are_spoken(tmp_path, params):
     make_inputs(tmp_path, [row(0, "train", "Why?")])
     few = params.voice.model_copy(update={"max_suite_questions": 1})
-    planned = voice.plan(few, tmp_path / "data", tmp_path / "rows")
+    planned = voice.plan(few, tmp_path / "data", tmp_path / "rows", QUIZ)
     assert [clips[0].row_id for clips in planned] == ["r0", "q0"]
 
 
 def test_ids_that_are_no_file_names_are_refused(tmp_path, params):
     make_inputs(tmp_path, [row(0, "train", "Why?").model_copy(update={"id": "../r0"})])
     with pytest.raises(ValueError, match=r"clip id '\.\./r0-0' must be unique"):
-        voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")
+        voice.plan(params.voice, tmp_path / "data", tmp_path / "rows", QUIZ)
     write_jsonl(tmp_path / "rows/rows.jsonl", [row(0, "train", "Why?")] * 2)
     with pytest.raises(ValueError, match="'r0-0' must be unique"):
-        voice.plan(params.voice, tmp_path / "data", tmp_path / "rows")
+        voice.plan(params.voice, tmp_path / "data", tmp_path / "rows", QUIZ)
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -191,7 +206,7 @@ def start(folder: Path) -> subprocess.Popen:
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-        shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path / name)
+        write_params(tmp_path / name)
         make_inputs(tmp_path / name, [row(i, "test", f"Tell me about number {i}, please.") for i in range(8)])
     assert start(tmp_path / "whole").wait() == 0
     victim = start(tmp_path / "killed")
@@ -212,7 +227,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    write_params(tmp_path)
     make_inputs(tmp_path, [row(i, "test", text) for i, text in enumerate(["Why?", "Who was " + "very " * 40 + "old?"])])
     command = ["-m", "speech_rba.stages.voice", "--data", "data", "--rows", "rows", "--out", "out"]
     limited = ["sh", "-c", 'ulimit -f 400; exec "$0" "$@"', sys.executable, *command]  # no file above 200 kB

@@ -1,12 +1,16 @@
-"""What reinforcement learns from beside the rewards of whole answers: the teacher that reads, at each token."""
+"""What reinforcement learns from beside the rewards of whole answers, and that a bad reward raises an alarm."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig
 
+from speech_rba.evaluation.alarms import training_alarms
 from speech_rba.model.logps import completion_logps, pad_right, sequence_logps
 from speech_rba.model.student import Student
+from speech_rba.params import load_params
 from speech_rba.training.rba import RbaTrainer
 from speech_rba.training.store import Example
 
@@ -61,3 +65,26 @@ def test_equal_rewards_leave_the_divergence_from_the_teacher_as_the_loss(trainer
     assert expected > 0.01 and loss.item() == pytest.approx(0.5 * expected.item(), rel=1e-3)
     loss.backward()
     assert any(w.grad is not None and w.grad.any() for name, w in trainer.model.named_parameters() if "lora_B" in name)
+
+
+def test_a_reward_that_pays_for_length_raises_the_alarm(student, heard, tmp_path):
+    own = Student(student.config).eval()
+    spoken = [own.bridge.cross(h, 8, 1.0) for h in heard[:2]]
+    examples = [Example(None, None, s, s, []) for s in spoken]
+    model = get_peft_model(own, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
+    args = GRPOConfig(str(tmp_path), beta=0.0, num_generations=4, per_device_train_batch_size=8, max_steps=6,
+                      steps_per_generation=1, learning_rate=1e-2, max_completion_length=24, report_to=[], use_cpu=True,
+                      bf16=False, logging_steps=1, save_strategy="no", gradient_checkpointing=False)  # fmt: skip
+
+    def pays_for_length(completion_ids, **_):
+        return [float(len(ids)) for ids in completion_ids]
+
+    def repetition(completion_ids, **_):
+        return [0.0] * len(completion_ids)
+
+    trainer = RbaTrainer(model, examples, args, [pays_for_length, repetition], 0.0)
+    trainer.train()
+    steps = [row for row in trainer.state.log_history if "reward" in row]
+    limits = load_params(Path(__file__).parents[2] / "params.yaml").evaluate.alarms
+    raised = {check["name"] for check in training_alarms(steps, limits) if not check["passed"]}
+    assert raised & {"length_drift", "cut_off"}

@@ -73,6 +73,11 @@ class Results:
         return [system for system in self.systems if system not in REFERENCES]
 
     @property
+    def alarms(self) -> list[tuple[str, list[dict]]]:
+        """What watched the reinforcement of each method, and its checks."""
+        return [(f"alarms, {method}", checks) for method, checks in self.scores["alarms"].items()]
+
+    @property
     def suites(self) -> list[str]:
         return list(dict.fromkeys(score["suite"] for score in self.scores["scores"]))
 

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import psutil
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from speech_rba.assets import sha256
@@ -38,6 +39,8 @@ def run(
     examples = doubtful(load_examples(student, rows, features, validation, "train"), student)
     model = with_lora(student, params)
     log, settings = Log(work / "log.jsonl"), params.align
+    if settings.start_from:
+        go_on_from(Path(settings.start_from), model)
     if method == "rba":
         warm_start = settings.sft.model_copy(update={"max_steps": settings.rba.warm_start_steps})
         num_steps, num_samples = distill("sft", model, examples, params, warm_start, work / "sft", log)
@@ -91,6 +94,22 @@ def with_lora(student: Student, params: Params) -> PeftModel:
             target_modules=[*params.align.lora_target_modules, PROJECTOR],
         ),
     )
+
+
+def go_on_from(adapter: Path, model: PeftModel) -> None:
+    """`model` has the weights of a trained adapter.
+
+    Raises:
+        ValueError: there is none, or it is of another shape.
+    """
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise ValueError(f"align.start_from, {adapter}, holds no adapter: name another folder, or null to start anew")
+    try:
+        found = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"{adapter} does not fit align.lora_r and lora_target_modules: {error}") from error
+    if found.unexpected_keys:
+        raise ValueError(f"{adapter} does not fit align.lora_target_modules: {', '.join(found.unexpected_keys[:3])}")
 
 
 def distill(

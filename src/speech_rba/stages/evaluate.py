@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from speech_rba.data.measures import word_error_rate
+from speech_rba.evaluation.alarms import alarms
 from speech_rba.evaluation.ifeval import follows, follows_loosely
 from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.scoring import score_table
@@ -29,6 +30,7 @@ from speech_rba.synthesis.conditions import CONDITIONS, SOUND, draw_strength, in
 from speech_rba.training.rewards import teacher_pmi
 
 BATCH = 32  # answers scored at once
+LIKE = 16  # characters
 RECORDING_DB = -24.0  # the level of a spoiled recording, dB relative to full scale (RMS)
 
 
@@ -70,6 +72,8 @@ def run(
         answers += [answer_of(system, item, *found[place]) for item, place in zip(chosen, places, strict=True)]
     add_pmi(unaligned.student, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
+    watched = params.evaluate.alarms
+    scores["alarms"] = {m: alarms(methods / m, m, scores["paired"], watched) for m in params.align.methods}
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
@@ -140,6 +144,7 @@ def score(
     all instructions are followed."""
     metrics: list[dict[str, float]] = [{} for _ in items]
     aligned = [i for i, item in enumerate(items) if item.reference]
+    aligned.sort(key=lambda i: like(items[i].prompt, items[i].reference))
     for start in tqdm(range(0, len(aligned), BATCH), desc=f"score {system}", mininterval=2):
         batch = aligned[start : start + BATCH]
         said, expected = [responses[i] for i in batch], [items[i].reference for i in batch]
@@ -157,6 +162,11 @@ def score(
                 for name, check in (("followed", follows), ("followed_loosely", follows_loosely))
             }
     return metrics
+
+
+def like(prompt: str, response: str) -> tuple[int, int]:
+    """By which texts of like lengths come together: a batch is padded to its longest prompt and longest response."""
+    return len(prompt) // LIKE, len(response)
 
 
 def answer_of(system: str, item: Item, response: str, metrics: dict[str, float]) -> Answer:
@@ -196,7 +206,7 @@ def add_pmi(student: Student, written: dict[str, str], answers: list[Answer]) ->
     """
     mine = [answer for answer in answers if answer.suite == ALIGNMENT]
     pairs = list({(a.row_id, a.response): None for a in mine if a.response.strip()})
-    pairs.sort(key=lambda pair: len(pair[1]))  # like lengths share a batch
+    pairs.sort(key=lambda pair: like(written[pair[0]], pair[1]))
     found: dict[tuple[str, str], float] = {}
     for start in tqdm(range(0, len(pairs), BATCH), desc="mutual information", mininterval=2):
         batch = pairs[start : start + BATCH]

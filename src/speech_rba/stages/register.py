@@ -52,7 +52,9 @@ def run(
             model_id = tracking.log_student(bundle, SERVING)
             shutil.rmtree(bundle)  # its links would keep an old base on the disk
             tags = {"method": method, "data_sha256": gated["data_sha256"], "git_commit": tracking.git_commit()}
-            tags |= {"rank_by": rank_by, "report": f"runs:/{run_id}/report/index.html"}
+            raised = [check["name"] for check in scores["alarms"][method] if not check["passed"]]
+            tags |= {"rank_by": rank_by, "alarms": ", ".join(raised) or tracking.NO_ALARMS}
+            tags["report"] = f"runs:/{run_id}/report/index.html"
             version = tracking.register(name, run_id, model_id, describe(method, gated, scores), tags)
         tracking.set_candidate(version)
         registration = {"model_name": name, "version": str(version.version), "run_id": run_id}
@@ -100,10 +102,16 @@ def store_answers(bundle: Path, clips: list[Path]) -> None:
 
 
 def describe(method: str, gated: dict, scores: dict) -> str:
-    """The gate and the scores over all conditions as two Markdown tables."""
+    """The gate with the alarms and the scores over all conditions as two Markdown tables."""
     systems = scores["systems"]
-    lines = [f"Method **{method}**", "", "| gate | critical | passed | observed | expected |", "|---|---|---|---|---|"]
-    lines += ["| {name} | {critical} | {passed} | {observed} | {expected} |".format(**c) for c in gated["checks"]]
+    lines = [
+        f"Method **{method}**",
+        "",
+        "| gate, alarms | critical | passed | observed | expected |",
+        "|---|---|---|---|---|",
+    ]
+    checks = [*gated["checks"], *scores["alarms"][method]]
+    lines += ["| {name} | {critical} | {passed} | {observed} | {expected} |".format(**check) for check in checks]
     lines += ["", "| all conditions | " + " | ".join(systems) + " |", "|---" * (len(systems) + 1) + "|"]
     # the text system reads and has no speech condition
     rows = [row for row in scores["scores"] if row["condition"] == ("text" if row["system"] == "text" else "all")]

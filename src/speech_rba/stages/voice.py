@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, data: Path, rows: Path, out: Path) -> None:
-    """`out` holds a clip for every training row, and one for each condition of every test row and question.
+    """`out` holds a clip for every training row, and one for each condition of every test row and evaluated question.
 
     Raises:
         ValueError: an id is no file name or occurs twice, the held-out voice is unknown, or there are no topics.
     """
     started = time.monotonic()
-    speeches = plan(params.voice, data, rows)
+    speeches = plan(params.voice, data, rows, {Path(suite).name for suite in params.evaluate.suites})
     settings = params.voice.model_dump(exclude={"num_workers"})
     code = (
         Path(module.__file__) for module in (sys.modules[__name__], recording, voices, augment, conditions, hesitation)
@@ -85,8 +85,11 @@ def _report(clips: list[Clip], made: list[Clip], seconds: float) -> dict:
     }
 
 
-def plan(voice: Voice, data: Path, rows: Path) -> list[list[Clip]]:
-    """The clips of each speech, all settings drawn; `duration_s` and `sha256` are still empty."""
+def plan(voice: Voice, data: Path, rows: Path, suites: set[str]) -> list[list[Clip]]:
+    """The clips of each speech, all settings drawn; `duration_s` and `sha256` are still empty.
+
+    Of the folders under data/suites only `suites` are spoken.
+    """
     training = voices.training_voices(voice.heldout_voices)
     speeches, num_test = [], 0
     for row in read_jsonl(rows / "rows.jsonl", Row):
@@ -100,7 +103,7 @@ def plan(voice: Voice, data: Path, rows: Path) -> list[list[Clip]]:
             for clip_id in (f"{row.id}-{k}" for k in range(voice.train_clips_per_row)):
                 speech = draw_speech(voice, clip_id, training, row.id, ALIGNMENT, row.split, row.prompt, Setting())
                 speeches.append([draw_clip(voice, clip_id, draw_condition(voice, clip_id), speech)])
-    for file in sorted(data.glob("suites/*/questions.jsonl")):
+    for file in sorted(file for file in data.glob("suites/*/questions.jsonl") if file.parent.name in suites):
         for number, question in enumerate(read_jsonl(file, Question)[: voice.max_suite_questions]):
             suite, key, setting = file.parent.name, f"{file.parent.name}-{question.id}", setting_of(question.manner)
             speakers = _turn(voice, training, number)

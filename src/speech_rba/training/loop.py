@@ -72,7 +72,8 @@ class Log(TrainerCallback):
 
     def __init__(self, path: Path):
         self.path, self.phase = path, ""
-        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path.touch()
+        self.rows = [json.loads(line) for line in path.read_text().splitlines()]
 
     def begin(self, phase: str, step: int) -> None:
         """Drops what the last checkpoint does not cover, and starts the clock."""
