@@ -27,8 +27,9 @@ smoke: $(READY)  ## the whole chain at toy size and without network, in a scratc
 	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
 		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
 
-bench: $(READY)  ## tokens per second of the teacher's engine against plain transformers
+bench: $(READY)  ## the teacher's engine against plain transformers, a reinforcement step against TRL's own
 	python tests/bench_generation.py
+	python tests/bench_reinforcement.py
 
 ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
 	python tests/bench_hearing.py
@@ -43,8 +44,8 @@ lock: $(READY)  ## rewrites requirements.lock from what is installed
 
 $(READY): requirements.lock pyproject.toml
 	python3.11 -m venv .venv
-	pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock torch uv
-	uv pip install --quiet --python .venv --no-deps --requirement requirements.lock
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock torch uv
+	uv pip install --quiet --compile-bytecode --python .venv --no-deps --requirement requirements.lock
 	uv pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 	touch $@
 
