@@ -10,7 +10,18 @@ import soundfile
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
 from speech_rba.params import Validate, load_params
-from speech_rba.records import Clip, Condition, Message, Quarantined, Question, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.records import (
+    Clip,
+    Condition,
+    Manner,
+    Message,
+    Quarantined,
+    Question,
+    Row,
+    Sampling,
+    read_jsonl,
+    write_jsonl,
+)
 from speech_rba.stages import validate
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
@@ -42,7 +53,7 @@ class World:
     """The inputs of validation in a folder; a good row of each condition stands in it from the start."""
 
     def __init__(self, folder: Path):
-        self.folder, self.rows, self.clips, self.features = folder, [], [], []
+        self.folder, self.rows, self.clips, self.features, self.questions = folder, [], [], [], []
         (folder / "voice/clips").mkdir(parents=True)
         for number, condition in enumerate(get_args(Condition)):
             self.add(f"r{number}", f"Tell me about thing {number}", condition=condition)
@@ -71,7 +82,7 @@ class World:
         """The report, after a run of the stage."""
         for folder in ["data/suites/spoken_qa", "rows", "features"]:
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        write_jsonl(self.folder / "data/suites/spoken_qa/questions.jsonl", [QUESTION])
+        write_jsonl(self.folder / "data/suites/spoken_qa/questions.jsonl", [QUESTION, *self.questions])
         write_jsonl(self.folder / "rows/rows.jsonl", self.rows)
         write_jsonl(self.folder / "voice/manifest.jsonl", self.clips)
         write_jsonl(self.folder / "features/table.jsonl", self.features)
@@ -132,6 +143,16 @@ def test_each_planted_fault_is_quarantined_and_the_rest_kept(world, reason, plan
     assert failed(report) == set()
     assert clip_id not in {clip.id for clip in read_jsonl(world.folder / "out/accepted.jsonl", Clip)}
     assert reason in (world.folder / "out/report.html").read_text()
+
+
+def test_a_question_may_be_asked_in_several_manners_and_once_in_each(world):
+    prompt, manners = "Am I a man or a woman?", ("man", "woman", "woman")
+    for number, value in enumerate(manners):
+        manner = Manner(trait="gender", value=value)
+        world.questions.append(Question(id=f"m{number}", prompt=prompt, answers=[value], manner=manner))
+        last = world.add(f"m{number}", prompt, split="test", suite="spoken_qa")
+    world.validate()
+    assert world.quarantine() == {last: ["duplicate"]}
 
 
 def test_a_test_row_may_sound_like_a_benchmark_and_noise_may_hide_words(world):

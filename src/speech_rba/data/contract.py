@@ -53,6 +53,7 @@ def clip_table(
     sources = Counter(("alignment", row.id) for row in rows)
     sources.update((suite, question.id) for suite, suite_questions in questions.items() for question in suite_questions)
     keys = list(zip(table.suite, table.row_id, strict=True))
+    manners = {(suite, q.id): str(q.manner) for suite, suite_questions in questions.items() for q in suite_questions}
     synthesized = table.suite == "alignment"
     completion = table.row_id.map({row.id: row.completion for row in rows}).where(synthesized)
     asked = [question.prompt for suite_questions in questions.values() for question in suite_questions]
@@ -65,7 +66,7 @@ def clip_table(
         num_sources=[sources[key] for key in keys],
         num_splits=_num_splits(keys, table.split, rows),
         unreadable=pd.Series(unreadable, dtype=bool),
-        duplicate=_duplicates(table),
+        duplicate=_duplicates(table, [manners.get(key, "") for key in keys]),
         leaked=trained & (_leaking(table.transcript, asked, leak_ngram) | _leaking(completion, asked, leak_ngram)),
         heldout_heard=table.voice.isin(heldout_voices) & (table.split != "test"),
         heldout_spoiled=table.heldout_condition.astype(bool) & (table.split != "test"),
@@ -84,9 +85,9 @@ def _leaking(texts: pd.Series, asked: list[str], n: int) -> pd.Series:
     return pd.Series(overlaps(list(texts.fillna("")), asked, n), dtype=bool)
 
 
-def _duplicates(table: pd.DataFrame) -> pd.Series:
-    """True where another row of the suite said the text first; of questions, which may be alike, the identical text."""
-    text = table.text.where(table.suite == "alignment", table.transcript)
+def _duplicates(table: pd.DataFrame, manners: list[str]) -> pd.Series:
+    """True where another row of the suite said the text first; of questions the identical text in the same manner."""
+    text = table.text.where(table.suite == "alignment", table.transcript + manners)
     first = table.row_id.groupby([table.suite, text]).transform("first")
     return (first != table.row_id) & (table.text != "")
 
