@@ -27,9 +27,8 @@ smoke: $(READY)  ## the whole chain at toy size and without network, in a scratc
 	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
 		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
 
-bench: $(READY)  ## the teacher's engine against plain transformers, a reinforcement step against TRL's own
+bench: $(READY)  ## tokens per second of the teacher's engine against plain transformers
 	python tests/bench_generation.py
-	python tests/bench_reinforcement.py
 
 ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
 	python tests/bench_hearing.py
