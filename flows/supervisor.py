@@ -32,6 +32,7 @@ STOP_S = 15
 TICK_S = 1
 REAP_S = 10
 LONGEST_WAIT_S = 30  # between two starts of what keeps dying
+KNOWN_S = 60  # for which MLflow does not hash a password again, which takes half a second of each request
 OPEN_STATES = ["PENDING", "RUNNING", "CANCELLING"]
 
 
@@ -197,7 +198,10 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
     of_mlflow_command = []
     if passwords:
         auth = state / "mlflow_auth.ini"
-        auth.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{state}/mlflow_auth.db\n")
+        auth.write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{state}/mlflow_auth.db\n"
+            f"auth_cache_ttl_seconds = {KNOWN_S}\n"
+        )
         env |= {"MLFLOW_TRACKING_USERNAME": TRAINER, "MLFLOW_TRACKING_PASSWORD": secrets.token_urlsafe()}
         env |= {"PREFECT_API_AUTH_STRING": f"{OPERATOR}:{passwords[OPERATOR]}"}
         env = {name: value for name, value in env.items() if name not in PASSWORDS.values()}  # every stage reads it

@@ -37,11 +37,15 @@ def questions():
 
 @pytest.fixture(scope="session")
 def heard(student, questions):
-    """What the audio tower heard in 50 questions spoken by the neural voice, with 8 alternatives a position."""
+    """What the audio tower heard in ten questions spoken by the neural voice, with 8 alternatives a position."""
+    return spoken_to(student, questions[:10])
+
+
+def spoken_to(student, questions):
     import torch
 
     from speech_rba.model.audio_tower import hear
     from speech_rba.synthesis.voices import speak
 
-    clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions[:50]]
+    clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions]
     return hear(student.audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)

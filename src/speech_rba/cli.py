@@ -29,7 +29,6 @@ def talk(
 ) -> None:
     """Answer a spoken question (WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s) with the candidate's method."""
     from speech_rba.data.audio import read_audio
-    from speech_rba.model.answer import load_answerer
 
     registration = Path("artifacts/register/registration.json")
     if method is None and not registration.exists():
@@ -41,6 +40,8 @@ def talk(
             raise ValueError(f"{folder} is missing: run `make run` first, or name a method that is there")
     clip = read_audio(file)
     started = time.perf_counter()
+    from speech_rba.model.answer import load_answerer  # after what can be wrong: it takes seconds
+
     answer = load_answerer(base, adapter)
     loaded = time.perf_counter()
     (result,) = answer([clip])

@@ -97,16 +97,18 @@ def test_paired_bootstrap_p_value_by_hand():
 
 
 def test_recovery_by_hand():
-    base, text = np.zeros(50), np.ones(50)
-    assert recovery(base + 0.25, base, text, 100, 0) == (0.25, 0.25, 0.25)
-    # 20 of 50 recovered, every text right, no base right: the method's own 0.4 +- 1.96 * sqrt(.4 * .6 / 50)
-    value, low, high = recovery([1] * 20 + [0] * 30, base, text, 20_000, 0)
+    cascade, text = np.zeros(50), np.ones(50)
+    assert recovery(cascade + 0.25, cascade, text, 100, 0) == (0.25, 0.25, 0.25)
+    # 20 of 50 recovered, every text right, no cascade right: the method's own 0.4 +- 1.96 * sqrt(.4 * .6 / 50)
+    value, low, high = recovery([1] * 20 + [0] * 30, cascade, text, 20_000, 0)
     assert (value, low, high) == pytest.approx((0.4, 0.264, 0.536), abs=0.02)
 
 
 def test_recovery_needs_a_gap():
     assert recovery([1, 0, 1], [1, 0, 0], [1, 0, 0], 100, 0) is None
     assert recovery([1, 0, 1], [1, 1, 0], [0, 1, 1], 100, 0) is None
+    # a gap of 0.5 that 1 in 16 draws of four lacks
+    assert recovery([1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], 1000, 0) is None
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")]])

@@ -25,6 +25,19 @@ def test_doubt_is_the_expected_number_of_misheard_positions():
     assert hard_tokens([5, 6, 7], 4).doubt == hard_tokens([], 4).doubt == 0
 
 
+def test_what_was_heard_without_doubt_is_read_like_a_written_prompt(student, heard, questions, monkeypatch):
+    monkeypatch.setattr(student.config, "soft_top_k", 8)
+    doubts = sorted(student.bridge.cross(h, 8, 1.0).doubt for h in heard)
+    monkeypatch.setattr(student.config, "min_doubt", doubts[len(doubts) // 2])
+    understood, written = [student.understand(h) for h in heard], student.read(questions[: len(heard)])
+    sure = [i for i, prompt in enumerate(understood) if not student.doubts(prompt)]
+    assert len(sure) == len(heard) // 2
+    right = [i for i in sure if student.audio_tower.text(heard[i].token_ids.tolist()) == questions[i]]
+    assert right and all(understood[i].ids.tolist() == written[i].ids.tolist() for i in right)
+    assert max(understood[i].ids.shape[1] for i in sure) == 1
+    assert min(understood[i].ids.shape[1] for i in set(range(len(heard))) - set(sure)) == 8
+
+
 @pytest.fixture
 def saved(tmp_path, student):
     """A base whose adapter takes part from a doubt of 0.5 on, and an adapter far from zero."""

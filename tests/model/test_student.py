@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import spoken_to
 from safetensors.torch import load_file, save_file
 
 from speech_rba.model.bridge import hard_tokens
@@ -11,16 +12,25 @@ from speech_rba.model.student import AcousticProjector, Student, StudentConfig
 GREEDY = {"max_new_tokens": 5, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
 
 
+@pytest.fixture(scope="module")
+def heard(student, questions):
+    return spoken_to(student, questions[:50])
+
+
 def test_with_one_alternative_the_student_answers_as_the_language_model_given_the_bridged_ids(student, heard):
     soft = [student.bridge.cross(h, top_k=1, temperature=1.0) for h in heard]
     model, tokenizer = student.language_model, student.tokenizer
     answers = student.answer(soft, **GREEDY)
-    for prompt, answer in zip(soft, answers, strict=True):
-        ids = [*student.prefix_ids, *prompt.ids[:, 0].tolist(), *student.suffix_ids]
-        out = model.generate(
-            torch.tensor([ids]), max_new_tokens=5, do_sample=False, eos_token_id=tokenizer.eos_token_id
-        )
-        assert answer == out[0, len(ids) :].tolist()
+    written = [[*student.prefix_ids, *prompt.ids[:, 0].tolist(), *student.suffix_ids] for prompt in soft]
+    for length in set(map(len, written)):  # without padding
+        places = [i for i, ids in enumerate(written) if len(ids) == length]
+        prompts = torch.tensor([written[i] for i in places])
+        end = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
+        out = model.generate(prompts, max_new_tokens=5, do_sample=False, **end)
+        for place, row in zip(places, out[:, length:].tolist(), strict=True):
+            assert answers[place] == row[: len(answers[place])] and set(row[len(answers[place]) :]) <= {
+                end["eos_token_id"]
+            }
 
 
 def test_what_was_heard_is_what_was_said(student, heard, questions):

@@ -102,8 +102,8 @@ def make_scores(answers: list[Answer]) -> dict:
                     keys = ("difference", "low", "high", "p_value")
                     tested = dict(zip(keys, paired_bootstrap(values[a], values[b], 50, 0), strict=True))
                     paired.append(of | {"a": a, "b": b, "n": len(values[a])} | tested)
-                for system in ("cascade", "sft", "rba"):
-                    found = recovery(values[system], values["base"], texts[: len(values[system])], 50, 0)
+                for system in ("base", "sft", "rba"):
+                    found = recovery(values[system], values["cascade"], texts[: len(values[system])], 50, 0)
                     if found:
                         recovered.append(of | {"system": system, "n": len(values[system])} | estimate(found))
     wer = [{"suite": s, "condition": c, "ears": e, "value": 0.1, "n": 9} for s in ("alignment", "spoken_qa")

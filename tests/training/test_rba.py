@@ -72,8 +72,8 @@ def test_a_reward_that_pays_for_length_raises_the_alarm(student, heard, tmp_path
     spoken = [own.bridge.cross(h, 8, 1.0) for h in heard[:2]]
     examples = [Example(None, None, s, s, []) for s in spoken]
     model = get_peft_model(own, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
-    args = GRPOConfig(str(tmp_path), beta=0.0, num_generations=4, per_device_train_batch_size=8, max_steps=6,
-                      steps_per_generation=1, learning_rate=1e-2, max_completion_length=24, report_to=[], use_cpu=True,
+    args = GRPOConfig(str(tmp_path), beta=0.0, num_generations=4, per_device_train_batch_size=8, max_steps=4,
+                      steps_per_generation=1, learning_rate=1e-2, max_completion_length=16, report_to=[], use_cpu=True,
                       bf16=False, logging_steps=1, save_strategy="no", gradient_checkpointing=False)  # fmt: skip
 
     def pays_for_length(completion_ids, **_):

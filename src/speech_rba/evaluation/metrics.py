@@ -89,23 +89,22 @@ def paired_bootstrap(
 
 def recovery(
     method: Sequence[float],
-    base: Sequence[float],
+    cascade: Sequence[float],
     text: Sequence[float],
     num_samples: int,
     seed: int,
     clusters: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, float] | None:
-    """(share, low, high) of the way from `base` to `text` that `method` has gone; 1 is as good as text input.
+    """(share, low, high) of the gap between `cascade` and `text` that `method` closes; 1 is as good as text input.
 
-    The three are scores of the same clips: the score of a row's text stands once for each of its clips. None when the
-    interval of text minus base reaches 0: then there is no gap to speak of, and the quotient would be noise.
+    The three are scores of the same clips: the score of a row's text stands once for each of its clips. None when text
+    is not ahead in every draw: then there is no gap to speak of, and the quotient would be noise.
     """
-    mean, means = _means([method, base, text], num_samples, seed, clusters)
-    if _interval(means[:, 2] - means[:, 1])[0] <= 0:
+    mean, means = _means([method, cascade, text], num_samples, seed, clusters)
+    gaps = means[:, 2] - means[:, 1]
+    if gaps.min() <= 0:
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = (means[:, 0] - means[:, 1]) / (means[:, 2] - means[:, 1])
-    return ((mean[0] - mean[1]) / (mean[2] - mean[1])).item(), *_interval(drawn)
+    return ((mean[0] - mean[1]) / (mean[2] - mean[1])).item(), *_interval((means[:, 0] - means[:, 1]) / gaps)
 
 
 def _interval(drawn: np.ndarray) -> tuple[float, float]:

@@ -259,7 +259,7 @@ def gain_table(results: Results, suite: str) -> dict:
     recovery: dict[str, dict[str, dict]] = {}
     paired: dict[str, dict[str, dict]] = {}
     for item in results.scores["recovery"]:
-        if (item["suite"], item["metric"]) == (suite, metric):
+        if (item["suite"], item["metric"]) == (suite, metric) and item["n"] >= MIN_ROWS:
             recovery.setdefault(item["system"], {})[item["condition"]] = item
     for item in results.scores["paired"]:
         if (item["suite"], item["metric"]) == (suite, metric):

@@ -58,7 +58,7 @@ def _compare(table: dict, where: dict, chosen: list[Answer], text: dict, systems
     for system, v in values.items():
         found = bootstrap(v, clusters=rows, **draw)
         table["scores"].append(where | {"system": system} | interval(found, len(v)))
-        if system != "base" and (share := recovery(v, values["base"], ceiling, clusters=rows, **draw)):
+        if system != "cascade" and (share := recovery(v, values["cascade"], ceiling, clusters=rows, **draw)):
             table["recovery"].append(where | {"system": system} | interval(share, len(v)))
     for b, a in combinations(values, 2):
         difference, low, high, p_value = paired_bootstrap(values[a], values[b], clusters=rows, **draw)

@@ -29,6 +29,7 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     """
     aligned = AlignedStudent(base, adapter, torch.float32)
     student = aligned.student
+    _ = student.audio_tower  # loaded now, not with the first clip
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
         prompts, heard = student.listen(clips, MAX_HEARD_TOKENS)

@@ -47,7 +47,7 @@ def load_heard(path: Path, rows: list[int]) -> list[Heard]:
 
 
 def load_spoken(student: Student, features: Path, clips: list[Clip]) -> list[SoftTokens]:
-    """Soft tokens of these clips, from what the features stage heard."""
+    """The prompts of these clips, from what the features stage heard."""
     place = {f.clip_id: i for i, f in enumerate(read_jsonl(features / "table.jsonl", Feature))}
     heard = load_heard(features / "heard.safetensors", [place[c.id] for c in clips])
-    return [student.bridge.cross(h, student.config.soft_top_k, student.config.soft_temperature) for h in heard]
+    return [student.understand(h) for h in heard]

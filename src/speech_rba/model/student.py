@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from speech_rba.model.audio_tower import AudioTower, hear, load_audio_tower
+from speech_rba.model.audio_tower import AudioTower, Heard, hear, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
 from speech_rba.model.generation import generate, prefill
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
@@ -104,11 +105,17 @@ class Student(PreTrainedModel):
         return Bridge(self.audio_tower.tokenizer, self.tokenizer)
 
     def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str]]:
-        """Soft tokens and 1-best transcript of each clip (float32, 16 kHz mono)."""
+        """The prompt and 1-best transcript of each clip (float32, 16 kHz mono)."""
         settings = {"top_k": self.config.soft_top_k, "max_tokens": max_tokens, "dtype": torch.float32}
         heard = hear(self.audio_tower, clips, **settings)
-        soft = [self.bridge.cross(h, self.config.soft_top_k, self.config.soft_temperature) for h in heard]
-        return soft, [self.audio_tower.text(h.token_ids.tolist()) for h in heard]
+        return [self.understand(h) for h in heard], [self.audio_tower.text(h.token_ids.tolist()) for h in heard]
+
+    def understand(self, heard: Heard) -> SoftTokens:
+        """Soft tokens of what was heard in doubt; what was not is read like a written prompt."""
+        soft = self.bridge.cross(heard, self.config.soft_top_k, self.config.soft_temperature)
+        if self.doubts(soft):
+            return soft
+        return replace(self.read([self.audio_tower.text(heard.token_ids.tolist())])[0], acoustics=heard.acoustics)
 
     def read(self, prompts: list[str]) -> list[SoftTokens]:
         """Written prompts in the same form: what the teacher and the cascade get."""
@@ -118,6 +125,10 @@ class Student(PreTrainedModel):
     def doubts(self, prompt: SoftTokens) -> bool:
         """Whether `prompt` was heard with so much doubt that an adapter takes part in the answer."""
         return prompt.doubt >= self.config.min_doubt
+
+    def sounds(self, prompt: SoftTokens) -> bool:
+        """Whether the words of `prompt` ask how it sounds, and so its sound changes the answer."""
+        return len(prompt.acoustics) > 0 and bool(self.acoustic_projector.asks(self.words(prompt)).any())
 
     def words(self, prompt: SoftTokens) -> torch.Tensor:
         """(T, D): the embedding of each position's likeliest token, of unit size."""

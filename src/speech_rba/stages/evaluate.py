@@ -40,8 +40,8 @@ def run(
 ) -> None:  # fmt: skip
     """Every system's answer to every held-out clip, scored; the text system answers each prompt once.
 
-    All answer in float32: in bfloat16 a greedy answer depends on the other rows of its batch. What an adapter takes no
-    part in is answered once, by base.
+    All answer in float32: in bfloat16 a greedy answer depends on the other rows of its batch. What several systems read
+    alike is answered once, and what an adapter takes no part in by base.
     """
     started = time.perf_counter()
     unaligned, embed = AlignedStudent(base, None, torch.float32), load_embedder(params.assets.embedder)
@@ -54,22 +54,24 @@ def run(
     seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
     systems = {"text": (None, texts), "cascade": (None, heard), "base": (None, spoken)}
     systems |= {method: (methods / method, spoken) for method in params.align.methods}
-    answers, cost, by_base = [], [], {}
+    answers, cost, unadapted = [], [], {}
     for system, (adapter, prompts) in systems.items():
         answering = AlignedStudent(base, adapter, torch.float32) if adapter else unaligned
         chosen = once if system == "text" else items
-        places = representatives(chosen, prompts)
-        first = sorted(i for i in set(places) if not adapter or answering.adapts(prompts[i]))
-        some, heard_by = [chosen[i] for i in first], [prompts[i] for i in first]
+        keys = [key_of(student, item, prompt) for item, prompt in zip(chosen, prompts, strict=True)]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        new = [k for k, i in first.items() if (answering.adapts(prompts[i]) if adapter else k not in unadapted)]
+        some, heard_by = [chosen[first[k]] for k in new], [prompts[first[k]] for k in new]
         responses, took = timed_answers(answering, heard_by, params, system)
         audio_s = sum(seconds.get(item.clip_id, 0.0) for item in some)
         factor = took["seconds"] / audio_s if audio_s and system != "text" else None
-        cost.append({"system": system, "tokens_per_s": took["tokens"] / took["seconds"], "real_time_factor": factor})
+        speed = took["tokens"] / took["seconds"] if new else None
+        cost.append({"system": system, "tokens_per_s": speed, "real_time_factor": factor})
         metrics = score(answering, embed, system, some, heard_by, responses)
-        found = by_base | dict(zip(first, zip(responses, metrics, strict=True), strict=True))
-        if system == "base":
-            by_base = found
-        answers += [answer_of(system, item, *found[place]) for item, place in zip(chosen, places, strict=True)]
+        found = unadapted | dict(zip(new, zip(responses, metrics, strict=True), strict=True))
+        if not adapter:
+            unadapted = found
+        answers += [answer_of(system, item, *found[key]) for item, key in zip(chosen, keys, strict=True)]
     add_pmi(unaligned.student, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     watched = params.evaluate.alarms
@@ -123,13 +125,11 @@ def timed_answers(
     return [whole_sentences(text, i[-1] == eos) or text for text, i in zip(texts, ids, strict=True)], took
 
 
-def representatives(items: list[Item], prompts: list[SoftTokens]) -> list[int]:
-    """For each item the place of the first of its row with the same prompt: what is heard alike is answered once."""
-    first: dict[tuple, int] = {}
-    return [
-        first.setdefault((item.suite, item.row_id, *(t.numpy().tobytes() for t in vars(prompt).values())), place)
-        for place, (item, prompt) in enumerate(zip(items, prompts, strict=True))
-    ]
+def key_of(student: Student, item: Item, prompt: SoftTokens) -> tuple:
+    """What two clips of a row have in common that are heard alike, and read alike by the unadapted student."""
+    words = (prompt.ids, prompt.weights, prompt.hidden)
+    sound = [prompt.acoustics] if student.sounds(prompt) else []
+    return item.suite, item.row_id, *(tensor.numpy().tobytes() for tensor in (*words, *sound))
 
 
 def score(
