@@ -31,15 +31,17 @@ BATCH, MAX_TOKENS = 32, 48
 RIVAL = "Whisper, 1-best (the cascade)"
 WHISPER, EARS, BEAMS = "Whisper as it came", "ears", "ears, 5 beams"
 NUM_BEAMS = 5
-VARIANTS = {  # what hears, alternatives a position, temperature, acoustics
-    RIVAL: (WHISPER, 1, 1.0, False),
-    "Whisper, 8 soft, temperature 0.5": (WHISPER, 8, 0.5, False),
-    "ears, 1-best": (EARS, 1, 1.0, False),
-    "ears, 2 soft, temperature 0.5": (EARS, 2, 0.5, False),
-    "ears, 8 soft, temperature 1": (EARS, 8, 1.0, False),
-    "ears, 8 soft, temperature 0.5": (EARS, 8, 0.5, False),
-    "ears, 5 beams merged": (BEAMS, NUM_BEAMS, 1.0, False),
-    "ears, 8 soft, temperature 0.5, acoustics": (EARS, 8, 0.5, True),
+ALWAYS, NEVER, DOUBT = 0.0, 1000.0, 0.1
+VARIANTS = {  # what hears, alternatives a position, temperature, doubt from which on they are heard, acoustics
+    RIVAL: (WHISPER, 1, 1.0, NEVER, False),
+    "Whisper, 8 soft, temperature 0.5": (WHISPER, 8, 0.5, ALWAYS, False),
+    "ears, 1-best": (EARS, 1, 1.0, NEVER, False),
+    "ears, 2 soft, temperature 0.5": (EARS, 2, 0.5, ALWAYS, False),
+    "ears, 8 soft, temperature 1": (EARS, 8, 1.0, ALWAYS, False),
+    "ears, 8 soft, temperature 0.5": (EARS, 8, 0.5, ALWAYS, False),
+    "ears, 5 beams merged": (BEAMS, NUM_BEAMS, 1.0, ALWAYS, False),
+    "ears, 8 soft in doubt, temperature 0.5": (EARS, 8, 0.5, DOUBT, False),
+    "ears, 8 soft in doubt, temperature 0.5, acoustics": (EARS, 8, 0.5, DOUBT, True),
 }
 
 
@@ -104,10 +106,12 @@ def merged(beams: list[list[int]], weights: list[float], sound: torch.Tensor) ->
 
 def answered(
     student: Student, params: Params, clips: list[Clip], asked: dict, heard: list[Heard], top_k: int,
-    temperature: float, acoustics: bool,
+    temperature: float, min_doubt: float, acoustics: bool,
 ) -> list[float]:  # fmt: skip
     """1 for each clip whose answer is right, else 0."""
-    prompts = [student.bridge.cross(h, top_k, temperature) for h in heard]
+    student.config.soft_top_k, student.config.soft_temperature = top_k, temperature
+    student.config.min_doubt = min_doubt
+    prompts = [student.understand(h) for h in heard]
     if not acoustics:
         prompts = [replace(p, acoustics=torch.empty(0)) for p in prompts]
     sampling = {"max_new_tokens": params.evaluate.max_completion_tokens, "temperature": 0.0, "top_p": 1.0, "seed": 0}
