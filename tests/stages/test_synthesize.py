@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def small(seed: int) -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["synthesize"].update(
-        seed=seed, num_instructions=2, num_questions=2, batch_size=12, max_query_tokens=16, max_completion_tokens=24
+        seed=seed, num_instructions=2, num_questions=2, batch_size=8, max_query_tokens=16, max_completion_tokens=16
     )
     return Params.model_validate(values)
 
