@@ -88,12 +88,13 @@ def test_sft_learns_from_every_step(project):
     assert sum(w.abs().sum() for name, w in weights.items() if "lora_B" in name) > 0
 
 
-@pytest.mark.parametrize("method", ["kd", "opd"])
+@pytest.mark.parametrize("method", ["kd", "opd", "dpo"])
 def test_methods_that_params_names_can_be_trained(project, method):
     with pytest.raises(ValueError, match=rf"no method '{method}' in align.methods, \['sft', 'rba'\]: add it there"):
         run(method, "out")
     values = yaml.safe_load((project / "params.yaml").read_text())
-    values["align"] |= {"methods": [method], method: {"max_steps": 2, "learning_rate": 1.0e-4}}
+    values["align"] |= {"methods": [method]}
+    values["align"][method] |= {"max_steps": 2, "learning_rate": 1.0e-4}
     (project / "params.yaml").write_text(yaml.safe_dump(values))
     run(method, "out")
     log = [json.loads(line) for line in (project / "out/log.jsonl").read_text().splitlines()]

@@ -5,9 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
-from speech_rba.model.logps import divergence
+from speech_rba.model.logps import divergence, sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.training import kd
+from speech_rba.training.dpo import DpoTrainer
 from speech_rba.training.kd import KdTrainer
 from speech_rba.training.opd import OpdTrainer
 from speech_rba.training.store import Example
@@ -25,6 +26,27 @@ def test_divergence_by_hand():
 @pytest.fixture(scope="module")
 def model(student):
     return get_peft_model(Student(student.config).eval(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+
+
+def test_a_fresh_adapter_prefers_neither_answer(model, heard, tmp_path):
+    """Then the margin is 0 and the loss ln 2; its gradient favours the teacher's answer."""
+    student = model.base_model.model
+    spoken = [student.bridge.cross(h, 1, 1.0) for h in heard[:2]]
+    ids = student.tokenizer(["Paris.", "It is a large river."]).input_ids
+    batch = kd.collate([Example(None, None, *e) for e in zip(spoken, spoken, ids, strict=True)])
+    trainer = trainer_of(DpoTrainer, model, tmp_path, max_new_tokens=6, beta=0.1)
+    loss = trainer.compute_loss(model, dict(batch))
+    assert loss.item() == pytest.approx(0.6931, abs=1e-4)
+    loss.backward()
+    before = sequence_logps(student, spoken, ids).sum()
+    with torch.no_grad():
+        for weight in (w for w in model.parameters() if w.grad is not None):
+            weight -= weight.grad * 0.05 / weight.grad.norm().clamp(min=1e-9)
+    assert sequence_logps(student, spoken, ids).sum() > before
+    model.zero_grad()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(weight)
 
 
 def trainer_of(kind: type, model, tmp_path, **more):

@@ -15,6 +15,7 @@ from speech_rba.model.student import Student
 from speech_rba.params import Distillation, Params
 from speech_rba.stages import main, publish, workdir
 from speech_rba.training import kd, sft
+from speech_rba.training.dpo import DpoTrainer
 from speech_rba.training.kd import KdTrainer
 from speech_rba.training.loop import Log, common, resume
 from speech_rba.training.opd import OpdTrainer
@@ -125,8 +126,10 @@ def distill(
     elif method == "kd":
         trainer = KdTrainer(model, args, data_collator=kd.collate, **data)
     else:
-        longest = params.align.max_completion_tokens
-        trainer = OpdTrainer(model, args, data_collator=kd.collate, max_new_tokens=longest, **data)
+        data |= {"data_collator": kd.collate, "max_new_tokens": params.align.max_completion_tokens}
+        trainer = (
+            OpdTrainer(model, args, **data) if method == "opd" else DpoTrainer(model, args, beta=wanted.beta, **data)
+        )
     resume(trainer, log, method, wanted.max_steps)
     return wanted.max_steps, wanted.max_steps * batch
 

@@ -1,7 +1,10 @@
 """On-policy distillation (arXiv 2306.13649): at each token of the student's own answers, to be as the teacher."""
 
 import torch
+from peft import PeftModel
+from transformers import Trainer
 
+from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import divergence, pad_right
 from speech_rba.training.loop import DistillationTrainer
 
@@ -14,16 +17,22 @@ class OpdTrainer(DistillationTrainer):
         super().__init__(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        unwrapped = self.accelerator.unwrap_model(model)
-        student, spoken = unwrapped.base_model.model, inputs["prompts"]
-        unwrapped.eval()
-        completions = student.answer(spoken, max_new_tokens=self.max_new_tokens, temperature=1.0, top_p=1.0,
-                                     seed=self.args.seed * 1_000_003 + self.state.global_step,
-                                     batch_size=len(spoken))  # fmt: skip
-        model.train()
+        unwrapped, spoken = self.accelerator.unwrap_model(model), inputs["prompts"]
+        completions = own_answers(self, unwrapped, spoken)
         ids, mask = pad_right(completions, completions[0][-1])
         sampled = {"owners_B": torch.arange(len(spoken)), "completion_ids_BC": ids, "completion_mask_BC": mask}
         with torch.no_grad(), unwrapped.disable_adapter():
             teacher = unwrapped(prompts=inputs["written"], **sampled)
         loss = divergence(model(prompts=spoken, **sampled), teacher).mean()
         return (loss, {}) if return_outputs else loss
+
+
+def own_answers(trainer: Trainer, model: PeftModel, spoken: list[SoftTokens]) -> list[list[int]]:
+    """One answer to each prompt, sampled from the student as it is; the same at the same step, also after a kill."""
+    was_training = model.training
+    model.eval()
+    seed = trainer.args.seed * 1_000_003 + trainer.state.global_step
+    sampling = {"max_new_tokens": trainer.max_new_tokens, "temperature": 1.0, "top_p": 1.0, "seed": seed}
+    completions = model.base_model.model.answer(spoken, batch_size=len(spoken), **sampling)
+    model.train(was_training)
+    return completions
