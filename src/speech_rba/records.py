@@ -85,10 +85,14 @@ class Instruction(Record):
     arguments: dict[str, str | int | list[str]]
 
 
+CHOICES = ("A", "B", "C", "D")
+
+
 class Question(Record):
     """One question of a suite. A response with any of `answers` in it is right, unless one of `wrong` is in it too.
 
-    A question with a `manner` is asked in it; one with `instructions` has no answer to look for but these to follow.
+    A question with a `manner` is asked in it. In place of answers it may have `instructions` to follow, the letter of
+    the right `choice`, be a request to `refuse`, or open and `judged` by the teacher.
     """
 
     id: str
@@ -97,6 +101,9 @@ class Question(Record):
     wrong: list[str] = []
     manner: Manner | None = None
     instructions: list[Instruction] = []
+    choice: Literal["A", "B", "C", "D"] | None = None
+    refuse: bool = False
+    judged: bool = False
 
 
 class Clip(Record):

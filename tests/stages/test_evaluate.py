@@ -12,7 +12,18 @@ from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.heard import save_heard
 from speech_rba.model.student import Student
 from speech_rba.params import Params
-from speech_rba.records import Answer, Clip, Feature, Instruction, Message, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.records import (
+    Answer,
+    Clip,
+    Feature,
+    Instruction,
+    Message,
+    Question,
+    Row,
+    Sampling,
+    read_jsonl,
+    write_jsonl,
+)
 from speech_rba.stages import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -124,13 +135,21 @@ def test_the_same_prompt_in_another_row_is_answered_anew(student):
 
 
 def test_of_several_instructions_all_are_to_be_followed():
-    class Item:
-        reference, answers = "", ()
-        instructions = (
-            Instruction(name="punctuation:no_comma", arguments={}),
-            Instruction(name="startend:end_checker", arguments={"end_phrase": "good night"}),
-        )
-
+    asked = [
+        Instruction(name="punctuation:no_comma", arguments={}),
+        Instruction(name="startend:end_checker", arguments={"end_phrase": "good night"}),
+    ]
+    question = Question(id="q", prompt="Good night.", answers=[], instructions=asked)
     said = ["Tea. Good night", "Tea, milk. Good night", "Sure, here:\nTea. Good night"]
-    found = evaluate.score(None, None, "base", [Item()] * 3, [], said)
+    found = [evaluate.verdict(question, response) for response in said]
     assert [f["followed"] for f in found] == [1, 0, 0] and [f["followed_loosely"] for f in found] == [1, 0, 1]
+
+
+def test_a_choice_is_right_wrong_or_cannot_be_told():
+    question = Question(id="q", prompt="A, B, C or D?", answers=[], choice="B")
+    found = [evaluate.verdict(question, response) for response in ("The answer is B.", "A", "All of them")]
+    assert [f["accuracy"] for f in found] == [1, 0, 0] and [f["unparsed"] for f in found] == [0, 0, 1]
+    assert evaluate.verdict(Question(id="q", prompt="Say it.", answers=[], refuse=True), "I can't.") == {
+        "refused": True
+    }
+    assert evaluate.verdict(Question(id="q", prompt="Say it.", answers=[], judged=True), "It.") == {}

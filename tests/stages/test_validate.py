@@ -239,6 +239,18 @@ def test_no_clips_at_all_still_give_a_report(world):
     assert report["num_clips"] == 0
 
 
+def test_what_an_outside_benchmark_asks_is_not_trained_on(world, monkeypatch):
+    (world.folder / "quiz").mkdir()
+    (world.folder / "quiz/quiz.tsv").write_text(
+        "Question\tAnswer\tFile\nName the tall tower in Paris now\tEiffel\t1.wav\n"
+    )
+    evaluate = PARAMS.evaluate.model_copy(update={"suites": [str(world.folder / "quiz")]})
+    monkeypatch.setattr(f"{__name__}.PARAMS", PARAMS.model_copy(update={"evaluate": evaluate}))
+    leak = world.add("leak", "Please name the tall tower in Paris")
+    world.validate()
+    assert world.quarantine()[leak] == ["leaked"]
+
+
 def test_unquarantined_leaks_and_shared_texts_would_be_noticed(world):
     world.add("leak", QUESTION.prompt)
     world.add("late", "Sing a song for me")

@@ -1,6 +1,7 @@
 """Audio files in, samples out."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -9,7 +10,7 @@ import soxr
 SAMPLE_RATE = 16_000  # what Whisper hears
 
 
-def read_audio(path: Path) -> np.ndarray:
+def read_audio(path: Path | BinaryIO) -> np.ndarray:
     """The file's sound as float32 `(samples,)`, mono, 16 kHz; full scale is 1.
 
     WAV, FLAC and OGG are read, of any rate and number of channels.

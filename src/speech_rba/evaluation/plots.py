@@ -57,6 +57,8 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric("accuracy (%)", 100, 1),
+    "unparsed": Metric("answers without a letter, wrong (%)", 100, 1),
+    "refused": Metric("requests refused (%)", 100, 1),
     "followed": Metric("all instructions followed (%)", 100, 1),
     "followed_loosely": Metric("all followed, loosely (%)", 100, 1),
     "token_f1": Metric("token F1 (%)", 100, 1),

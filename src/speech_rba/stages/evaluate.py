@@ -14,6 +14,7 @@ from speech_rba.data.measures import word_error_rate
 from speech_rba.evaluation.alarms import alarms
 from speech_rba.evaluation.ifeval import follows, follows_loosely
 from speech_rba.evaluation.metrics import is_right, token_f1
+from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.suites import Item, Spoil, load_items
 from speech_rba.model.answer import AlignedStudent
@@ -23,7 +24,7 @@ from speech_rba.model.language import fast_products
 from speech_rba.model.student import Student
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
-from speech_rba.records import ALIGNMENT, Answer, Clip, read_jsonl, write_jsonl
+from speech_rba.records import ALIGNMENT, Answer, Clip, Question, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
 from speech_rba.synthesis import augment, voices
 from speech_rba.synthesis.conditions import CONDITIONS, SOUND, draw_strength, in_turn
@@ -72,7 +73,8 @@ def run(
         if not adapter:
             unadapted = found
         answers += [answer_of(system, item, *found[key]) for item, key in zip(chosen, keys, strict=True)]
-    add_pmi(unaligned.student, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
+    judged = {(i.suite, i.row_id): i.prompt for i in items if i.suite == ALIGNMENT or i.question.judged}
+    add_pmi(unaligned.student, judged, answers)
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     watched = params.evaluate.alarms
     scores["alarms"] = {m: alarms(methods / m, m, scores["paired"], watched) for m in params.align.methods}
@@ -140,8 +142,7 @@ def score(
     prompts: list[SoftTokens],
     responses: list[str],
 ) -> list[dict[str, float]]:
-    """The metrics of each answer: agreement with the teacher on synthesized rows, accuracy on questions, and whether
-    all instructions are followed."""
+    """The metrics of each answer: agreement with the teacher on synthesized rows, and the verdict on a suite's."""
     metrics: list[dict[str, float]] = [{} for _ in items]
     aligned = [i for i, item in enumerate(items) if item.reference]
     aligned.sort(key=lambda i: like(items[i].prompt, items[i].reference))
@@ -154,14 +155,25 @@ def score(
             f1 = token_f1(responses[i], items[i].reference)
             metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
     for i, item in enumerate(items):
-        if item.answers:
-            metrics[i] = {"accuracy": float(is_right(responses[i], item.answers, item.wrong))}
-        if item.instructions:
-            metrics[i] = {
-                name: float(all(check(responses[i], asked.name, asked.arguments) for asked in item.instructions))
-                for name, check in (("followed", follows), ("followed_loosely", follows_loosely))
-            }
+        metrics[i] |= {name: float(value) for name, value in verdict(item.question, responses[i]).items()}
     return metrics
+
+
+def verdict(question: Question, response: str) -> dict[str, bool]:
+    """What is right or wrong about a response to a question of a suite."""
+    if question.answers:
+        return {"accuracy": is_right(response, question.answers, question.wrong)}
+    if question.choice:
+        letter = chosen_letter(response)
+        return {"accuracy": letter == question.choice, "unparsed": letter is None}
+    if question.refuse:
+        return {"refused": refuses(response)}
+    if question.instructions:
+        return {
+            name: all(check(response, asked.name, asked.arguments) for asked in question.instructions)
+            for name, check in (("followed", follows), ("followed_loosely", follows_loosely))
+        }
+    return {}
 
 
 def like(prompt: str, response: str) -> tuple[int, int]:
@@ -198,24 +210,24 @@ def reference_logps(answering: AlignedStudent, prompts: list[SoftTokens], refere
         return [logp / len(i) for logp, i in zip(answering.logps(prompts, ids), ids, strict=True)]
 
 
-def add_pmi(student: Student, written: dict[str, str], answers: list[Answer]) -> None:
-    """Gives each answer to a synthesized row its `teacher_pmi`: the mutual information of answer and written prompt.
+def add_pmi(student: Student, written: dict[tuple[str, str], str], answers: list[Answer]) -> None:
+    """Gives each answer to a row of `written` its `teacher_pmi`: the mutual information of answer and written prompt.
 
     In nats a token, 0 for an empty answer, under the student's own language model, which is the teacher's unless
     params.yaml names two. What several systems answered alike is computed once.
     """
-    mine = [answer for answer in answers if answer.suite == ALIGNMENT]
-    pairs = list({(a.row_id, a.response): None for a in mine if a.response.strip()})
+    mine = [answer for answer in answers if (answer.suite, answer.row_id) in written]
+    pairs = list({((a.suite, a.row_id), a.response): None for a in mine if a.response.strip()})
     pairs.sort(key=lambda pair: like(written[pair[0]], pair[1]))
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[tuple[str, str], str], float] = {}
     for start in tqdm(range(0, len(pairs), BATCH), desc="mutual information", mininterval=2):
         batch = pairs[start : start + BATCH]
-        prompts = student.read([written[row_id] for row_id, _ in batch])
+        prompts = student.read([written[row] for row, _ in batch])
         ids = student.tokenizer([response for _, response in batch], add_special_tokens=False).input_ids
         with fast_products(student.device):
             found |= dict(zip(batch, teacher_pmi(student, prompts, ids), strict=True))
     for answer in mine:
-        answer.metrics["teacher_pmi"] = found.get((answer.row_id, answer.response), 0.0)
+        answer.metrics["teacher_pmi"] = found.get(((answer.suite, answer.row_id), answer.response), 0.0)
 
 
 def hearing(items: list[Item]) -> list[dict]:

@@ -14,6 +14,7 @@ import soundfile
 from tqdm import tqdm
 
 from speech_rba.data import contract
+from speech_rba.data.benchmarks import read_benchmark
 from speech_rba.params import Params
 from speech_rba.records import Clip, Feature, Quarantined, Question, Row, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
@@ -28,6 +29,8 @@ def run(params: Params, data: Path, rows: Path, voice: Path, features: Path, out
     limits = params.validate_
     clips = read_jsonl(voice / "manifest.jsonl", Clip)
     questions = {file.parent.name: read_jsonl(file, Question) for file in sorted(data.glob("suites/*/questions.jsonl"))}
+    outside = [suite for suite in params.evaluate.suites if not (Path(suite) / "questions.jsonl").exists()]
+    questions |= {Path(suite).name: [r.question for r in read_benchmark(suite)] for suite in outside}
     table = contract.clip_table(
         clips,
         read_jsonl(features / "table.jsonl", Feature),
