@@ -7,7 +7,7 @@ export PYTHONPATH := $(CURDIR)
 export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
 
-.PHONY: run up test faults smoke bench ablation ears lock help
+.PHONY: run up test faults smoke bench ablation compare ears lock help
 run: $(READY)  ## from nothing to a registered candidate with a report
 	speech-rba run
 
@@ -27,11 +27,15 @@ smoke: $(READY)  ## the whole chain at toy size and without network, in a scratc
 	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
 		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
 
-bench: $(READY)  ## tokens per second of the teacher's engine against plain transformers
+bench: $(READY)  ## the teacher's engine against plain transformers, and a reinforcement step against TRL's as it comes
 	python tests/bench_generation.py
+	python tests/bench_reinforcement.py
 
 ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
 	python tests/bench_hearing.py
+
+compare: $(READY)  ## every method with three seeds on the clips of the last run: hours
+	python tests/bench_methods.py
 
 ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
 	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts

@@ -9,7 +9,7 @@ from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.logps import completion_logps, pad_right, token_logps
 from speech_rba.model.student import AcousticProjector, Student, StudentConfig
 
-GREEDY = {"max_new_tokens": 5, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
+GREEDY = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 25}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_with_one_alternative_the_student_answers_as_the_language_model_given_th
         places = [i for i, ids in enumerate(written) if len(ids) == length]
         prompts = torch.tensor([written[i] for i in places])
         end = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
-        out = model.generate(prompts, max_new_tokens=5, do_sample=False, **end)
+        out = model.generate(prompts, max_new_tokens=4, do_sample=False, **end)
         for place, row in zip(places, out[:, length:].tolist(), strict=True):
             assert answers[place] == row[: len(answers[place])] and set(row[len(answers[place]) :]) <= {
                 end["eos_token_id"]

@@ -67,7 +67,7 @@ def listed(folder: Path) -> list[tuple[str, str, list[str]]]:
 
 
 def _recording(folder: Path, name: str, text: str, answers: list[str]) -> Recording:
-    return Recording(Question(id=name, prompt=text, answers=answers), folder / name)
+    return Recording(Question(id=name, prompt=text.strip(), answers=answers), folder / name)
 
 
 def _downloaded(dataset: str) -> Path:
@@ -107,4 +107,6 @@ def _voicebench(row: dict[str, Any], number: str, subset: str) -> Recording:
         scored = {"instructions": [Instruction(name=n, arguments=a) for n, a in zip(names, given, strict=True)]}
     else:
         scored = {"refuse": True} if subset.startswith(SAFETY) else {"judged": True}
-    return Recording(Question(id=number, prompt=row["prompt"], **{"answers": []} | scored), row["audio"]["bytes"])
+    return Recording(
+        Question(id=number, prompt=row["prompt"].strip(), **{"answers": []} | scored), row["audio"]["bytes"]
+    )

@@ -53,25 +53,20 @@ def run(
     texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
     spoken = [i.spoken for i in items]
     seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
-    systems = {"text": (None, texts), "cascade": (None, heard), "base": (None, spoken)}
-    systems |= {method: (methods / method, spoken) for method in params.align.methods}
+    systems = {"text": (None, once, texts), "cascade": (None, items, heard), "base": (None, items, spoken)}
+    systems |= {method: (methods / method, items, spoken) for method in params.align.methods}
     answers, cost, unadapted = [], [], {}
-    for system, (adapter, prompts) in systems.items():
+    for system, (adapter, chosen, prompts) in systems.items():
         answering = AlignedStudent(base, adapter, torch.float32) if adapter else unaligned
-        chosen = once if system == "text" else items
         keys = [key_of(student, item, prompt) for item, prompt in zip(chosen, prompts, strict=True)]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        new = [k for k, i in first.items() if (answering.adapts(prompts[i]) if adapter else k not in unadapted)]
-        some, heard_by = [chosen[first[k]] for k in new], [prompts[first[k]] for k in new]
-        responses, took = timed_answers(answering, heard_by, params, system)
-        audio_s = sum(seconds.get(item.clip_id, 0.0) for item in some)
-        factor = took["seconds"] / audio_s if audio_s and system != "text" else None
-        speed = took["tokens"] / took["seconds"] if new else None
-        cost.append({"system": system, "tokens_per_s": speed, "real_time_factor": factor})
-        metrics = score(answering, embed, system, some, heard_by, responses)
+        asked = dict(zip(keys, zip(chosen, prompts, strict=True), strict=True))
+        new = [k for k, (_, prompt) in asked.items() if (answering.adapts(prompt) if adapter else k not in unadapted)]
+        some, read = [asked[key][0] for key in new], [asked[key][1] for key in new]
+        responses, took = timed_answers(answering, read, params, system)
+        cost.append(cost_of(system, took, sum(seconds.get(item.clip_id, 0.0) for item in some)))
+        metrics = score(answering, embed, system, some, read, responses)
         found = unadapted | dict(zip(new, zip(responses, metrics, strict=True), strict=True))
-        if not adapter:
-            unadapted = found
+        unadapted = unadapted if adapter else found
         answers += [answer_of(system, item, *found[key]) for item, key in zip(chosen, keys, strict=True)]
     judged = {(i.suite, i.row_id): i.prompt for i in items if i.suite == ALIGNMENT or i.question.judged}
     add_pmi(unaligned.student, judged, answers)
@@ -125,6 +120,13 @@ def timed_answers(
     eos = tokenizer.eos_token_id
     texts = [tokenizer.decode([t for t in i if t != eos]).strip() for i in ids]
     return [whole_sentences(text, i[-1] == eos) or text for text, i in zip(texts, ids, strict=True)], took
+
+
+def cost_of(system: str, took: dict, audio_s: float) -> dict:
+    """Tokens a second, and seconds a second of the audio that was answered; None where nothing was."""
+    speed = took["tokens"] / took["seconds"] if took["tokens"] else None
+    factor = took["seconds"] / audio_s if audio_s and system != "text" else None
+    return {"system": system, "tokens_per_s": speed, "real_time_factor": factor}
 
 
 def key_of(student: Student, item: Item, prompt: SoftTokens) -> tuple:
