@@ -119,9 +119,10 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
 
 
 def primary_metric(scores: dict, suite: str) -> str:
-    """The metric a suite is judged by: accuracy or token_f1, which no reward holds, else its first."""
+    """The metric a suite is judged by: accuracy or the likelihood of the teacher's answer, which no reward holds, else its
+    first."""
     found = list(dict.fromkeys(score["metric"] for score in scores["scores"] if score["suite"] == suite))
-    return next((metric for metric in ("accuracy", "token_f1") if metric in found), found[0])
+    return next((metric for metric in ("accuracy", "reference_logp") if metric in found), found[0])
 
 
 def _suite_metrics(scores: dict) -> list[tuple[str, str]]:
