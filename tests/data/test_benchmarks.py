@@ -71,6 +71,8 @@ def test_other_parquet_and_what_the_hub_does_not_give_are_refused(tmp_path):
     place = voicebench(tmp_path, "mtbench", turns=[["One.", "Two."]])
     with pytest.raises(ValueError, match=r"mtbench has no column \['prompt'\]"):
         read_benchmark(place)
+    with pytest.raises(ValueError, match="bbh cannot be scored here"):
+        read_benchmark(voicebench(tmp_path, "bbh", prompt=["Is it?"], reference=["yes"]))
     with pytest.raises(ValueError, match="must name a subset: hub:OWNER/NAME/SUBSET"):
         read_benchmark("hub:hlt-lab/voicebench")
     with pytest.raises(ValueError, match="set HF_HUB_OFFLINE=0, or name a folder"):

@@ -20,6 +20,7 @@ from speech_rba.records import CHOICES, Instruction, Question
 TRANSCRIPTS = "transcripts.tsv"
 HUB = "hub:"
 SAFETY = "advbench"  # the subset of requests to refuse
+UNSCORED = "bbh"  # the subset whose answers are parsed task by task
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def _downloaded(dataset: str) -> Path:
 def _parquet(files: list[Path], subset: str) -> list[Recording]:
     import pyarrow.parquet as pq
 
+    if subset.startswith(UNSCORED):
+        raise ValueError(f"{files[0].parent} cannot be scored here: name another subset")
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     missing = {"prompt", "audio"} - {name for row in rows[:1] for name in row}
     if missing or not rows:
