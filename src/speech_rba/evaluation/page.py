@@ -119,7 +119,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
 
 
 def primary_metric(scores: dict, suite: str) -> str:
-    """By what a suite is judged: accuracy, or the likelihood of the teacher's answer, which no reward holds, or its first."""
+    """By what a suite is judged: accuracy, or the likelihood of the teacher's answer (in no reward), or its first."""
     found = list(dict.fromkeys(score["metric"] for score in scores["scores"] if score["suite"] == suite))
     return next((metric for metric in ("accuracy", "reference_logp") if metric in found), found[0])
 
