@@ -31,7 +31,7 @@ BATCH, MAX_TOKENS = 32, 48
 RIVAL = "Whisper, 1-best (the cascade)"
 WHISPER, EARS, BEAMS = "Whisper as it came", "ears", "ears, 5 beams"
 NUM_BEAMS = 5
-ALWAYS, NEVER, DOUBT = 0.0, 1000.0, 0.1
+ALWAYS, NEVER, DOUBT = 0.0, 1000.0, load_params().base.min_doubt
 VARIANTS = {  # what hears, alternatives a position, temperature, doubt from which on they are heard, acoustics
     RIVAL: (WHISPER, 1, 1.0, NEVER, False),
     "Whisper, 8 soft, temperature 0.5": (WHISPER, 8, 0.5, ALWAYS, False),

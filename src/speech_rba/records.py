@@ -85,7 +85,8 @@ class Instruction(Record):
     arguments: dict[str, str | int | list[str]]
 
 
-CHOICES = ("A", "B", "C", "D")
+Choice = Literal["A", "B", "C", "D"]
+CHOICES = get_args(Choice)
 
 
 class Question(Record):
@@ -101,7 +102,7 @@ class Question(Record):
     wrong: list[str] = []
     manner: Manner | None = None
     instructions: list[Instruction] = []
-    choice: Literal["A", "B", "C", "D"] | None = None
+    choice: Choice | None = None
     refuse: bool = False
     judged: bool = False
 

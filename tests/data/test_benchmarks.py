@@ -71,6 +71,12 @@ def test_other_parquet_and_what_the_hub_does_not_give_are_refused(tmp_path):
     place = voicebench(tmp_path, "mtbench", turns=[["One.", "Two."]])
     with pytest.raises(ValueError, match=r"mtbench has no column \['prompt'\]"):
         read_benchmark(place)
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    rows = {"prompt": ["Who?"], "audio": [{"bytes": None, "path": "1.wav"}]}
+    datasets.Dataset.from_dict(rows).to_parquet(silent / "test.parquet")
+    with pytest.raises(ValueError, match="row 00000 of silent holds no sound"):
+        read_benchmark(str(silent))
     with pytest.raises(ValueError, match="bbh cannot be scored here"):
         read_benchmark(voicebench(tmp_path, "bbh", prompt=["Is it?"], reference=["yes"]))
     with pytest.raises(ValueError, match="must name a subset: hub:OWNER/NAME/SUBSET"):

@@ -99,6 +99,8 @@ def _parquet(files: list[Path], subset: str) -> list[Recording]:
 
 def _voicebench(row: dict[str, Any], number: str, subset: str) -> Recording:
     """One row; the columns it has say how it is scored, of requests to refuse the subset's name."""
+    if not (row["audio"] or {}).get("bytes"):
+        raise ValueError(f"row {number} of {subset} holds no sound, at most the name of a file: store the bytes in it")
     reference = str(row.get("reference") or "").strip()
     names, arguments = row.get("instruction_id_list") or [], row.get("kwargs") or []
     given = [{k: v for k, v in (some or {}).items() if v is not None} for some in arguments]
