@@ -97,14 +97,16 @@ def recovery(
 ) -> tuple[float, float, float] | None:
     """(share, low, high) of the gap between `cascade` and `text` that `method` closes; 1 is as good as text input.
 
-    The three are scores of the same clips: the score of a row's text stands once for each of its clips. None when text
-    is not ahead in every draw: then there is no gap to speak of, and the quotient would be noise.
+    The three are scores of the same clips: the score of a row's text stands once for each of its clips. None when the
+    interval of that gap reaches 0: then it is not to speak of, and the quotient would be noise. Else the draws without
+    a gap, fewer than 1 in 40, are left out.
     """
     mean, means = _means([method, cascade, text], num_samples, seed, clusters)
     gaps = means[:, 2] - means[:, 1]
-    if gaps.min() <= 0:
+    if _interval(gaps)[0] <= 0:
         return None
-    return ((mean[0] - mean[1]) / (mean[2] - mean[1])).item(), *_interval((means[:, 0] - means[:, 1]) / gaps)
+    drawn = ((means[:, 0] - means[:, 1])[gaps > 0]) / gaps[gaps > 0]
+    return ((mean[0] - mean[1]) / (mean[2] - mean[1])).item(), *_interval(drawn)
 
 
 def _interval(drawn: np.ndarray) -> tuple[float, float]:

@@ -269,7 +269,7 @@ def gain_table(results: Results, suite: str) -> dict:
     return {
         "suite": suite,
         "metric": metric,
-        "conditions": [condition for condition in ("all", *CONDITIONS) if condition in seen],
+        "conditions": [condition for condition in ("all", "hard", *CONDITIONS) if condition in seen],
         "recovery": list(recovery.items()),
         "paired": list(paired.items()),
     }
