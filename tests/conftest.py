@@ -28,6 +28,21 @@ def student():
 
 
 @pytest.fixture(scope="session")
+def small_student(student, tmp_path_factory):
+    """The student with two of the thirty layers of its language model, where it does not matter what it answers."""
+    from speech_rba.model.student import Student, StudentConfig
+
+    folder = tmp_path_factory.mktemp("small")
+    whole = student.language_model
+    config = type(whole.config).from_dict(whole.config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
+    layers = type(whole)(config)
+    layers.load_state_dict(whole.state_dict(), strict=False)
+    layers.save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
+    return Student(StudentConfig(**student.config.to_dict() | {"language_model": str(folder)})).eval()
+
+
+@pytest.fixture(scope="session")
 def questions():
     from speech_rba.records import Question, read_jsonl
 

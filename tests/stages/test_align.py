@@ -24,7 +24,7 @@ NUM_ROWS = 6
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, student, heard, questions):
+def project(tmp_path, monkeypatch, small_student, heard, questions):
     """The folder we are in, with what the align stage reads: six clips, what was heard in them, the base student."""
     monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -55,7 +55,7 @@ def project(tmp_path, monkeypatch, student, heard, questions):
     write_jsonl(tmp_path / "artifacts/validate/accepted.jsonl", clips)
     save_heard(tmp_path / "artifacts/features/heard.safetensors", heard[:NUM_ROWS])
     (tmp_path / "artifacts/gate/gate.json").write_text('{"passed": true}')
-    student.save_pretrained(tmp_path / "artifacts/base")
+    small_student.save_pretrained(tmp_path / "artifacts/base")
     return tmp_path
 
 
@@ -71,12 +71,6 @@ def start(project: Path, method: str, out: str) -> subprocess.Popen:
     paths = [word for flag, path in INPUTS.items() for word in (f"--{flag}", str(path))]
     command = [sys.executable, "-m", "speech_rba.stages.align", "--method", method, *paths, "--out", out]
     return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output[-3000:]
-    return output
 
 
 def test_sft_learns_from_every_step(project):
@@ -114,7 +108,7 @@ def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (project / "resumed").exists()
-    finish(start(project, "rba", "resumed"))
+    run("rba", "resumed")
     whole, resumed = (load_file(project / out / "adapter_model.safetensors") for out in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -122,11 +116,12 @@ def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run
     assert steps == [("sft", 1), ("rba", 1), ("rba", 2)]
 
 
-def test_only_an_answer_that_the_teacher_ended_teaches_to_end(project, student):
+def test_only_an_answer_that_the_teacher_ended_teaches_to_end(project, small_student):
     folders = (project / "artifacts" / name for name in ("synthesize", "features", "validate"))
-    cut, ended = load_examples(student, *folders, "train")[:2]
-    assert student.tokenizer.decode(cut.completion_ids) == "The answer is number 0."
-    assert student.tokenizer.decode(ended.completion_ids) == "The answer is number 1." + student.tokenizer.eos_token
+    tokenizer = small_student.tokenizer
+    cut, ended = load_examples(small_student, *folders, "train")[:2]
+    assert tokenizer.decode(cut.completion_ids) == "The answer is number 0."
+    assert tokenizer.decode(ended.completion_ids) == "The answer is number 1." + tokenizer.eos_token
 
 
 def test_alignment_goes_on_from_an_adapter(project):

@@ -24,8 +24,8 @@ def test_divergence_by_hand():
 
 
 @pytest.fixture(scope="module")
-def model(student):
-    return get_peft_model(Student(student.config).eval(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+def model(small_student):
+    return get_peft_model(Student(small_student.config).eval(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
 
 
 def test_a_fresh_adapter_prefers_neither_answer(model, heard, tmp_path):
@@ -66,7 +66,7 @@ def test_a_student_that_hears_what_the_teacher_reads_has_nothing_to_learn(model,
         trainer.compute_loss(model, kd.collate([Example(None, None, *e) for e in zip(spoken, read, ids, strict=True)]))
         for read in (spoken, other)
     )
-    assert same.item() == pytest.approx(0, abs=1e-5) and differs.item() > 0.1
+    assert same.item() == pytest.approx(0, abs=1e-5) and differs.item() > 0.001
     differs.backward()
     assert any(w.grad is not None and w.grad.any() for name, w in model.named_parameters() if "lora_B" in name)
     model.zero_grad()

@@ -16,20 +16,20 @@ from speech_rba.training.store import Example
 
 
 @pytest.fixture(scope="module")
-def trainer(student, heard, questions, tmp_path_factory) -> RbaTrainer:
+def trainer(small_student, heard, questions, tmp_path_factory) -> RbaTrainer:
     """Over three clips of which each is taken for another question, with an adapter that has learned something."""
-    own = Student(student.config).eval()
+    own = Student(small_student.config).eval()
     written = own.read([f"{q} Why?" for q in questions[:3]])
     spoken = [own.bridge.cross(h, 8, 1.0) for h in heard[:3]]
     examples = [Example(None, None, s, w, []) for s, w in zip(spoken, written, strict=True)]
     model = get_peft_model(own, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     args = GRPOConfig(str(tmp_path_factory.mktemp("rba")), beta=0.0, num_generations=2, per_device_train_batch_size=2,
-                      report_to=[], use_cpu=True, bf16=False)  # fmt: skip
+                      max_completion_length=16, report_to=[], use_cpu=True, bf16=False)  # fmt: skip
     made = RbaTrainer(model, examples, args, [lambda prompts, **_: [0.0] * len(prompts)], 0.5)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B.default" in name:
-                weight.fill_(0.01)
+                weight.fill_(0.1)
     return made
 
 

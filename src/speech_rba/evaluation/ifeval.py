@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable
 
 from langdetect import DetectorFactory, LangDetectException, detect
-from nltk.tokenize import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 DetectorFactory.seed = 0  # it draws at random
 PUNCTUATION = ".,?!'\""
@@ -54,6 +52,8 @@ def response_language(text: str, language: str) -> bool:
 
 
 def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer  # seconds to import
+
     return compare(len(PunktSentenceTokenizer().tokenize(text)), relation, num_sentences)
 
 
@@ -143,6 +143,8 @@ def quotation(text: str) -> bool:
 
 
 def capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
+    from nltk.tokenize import NLTKWordTokenizer
+
     capitals = [word for word in NLTKWordTokenizer().tokenize(text) if word.isupper()]
     return compare(len(capitals), capital_relation, capital_frequency)
 

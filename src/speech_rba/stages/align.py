@@ -19,7 +19,6 @@ from speech_rba.training.dpo import DpoTrainer
 from speech_rba.training.kd import KdTrainer
 from speech_rba.training.loop import Log, common, resume
 from speech_rba.training.opd import OpdTrainer
-from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
 from speech_rba.training.sft import SftTrainer
 from speech_rba.training.store import Example, load_examples
 
@@ -139,6 +138,7 @@ def train_rba(model, examples: list[Example], params: Params, work: Path, log: L
     from trl import GRPOConfig
 
     from speech_rba.model.embedder import load_embedder
+    from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
 
     settings = params.align.rba
     functions = reward_functions(model, examples, load_embedder(params.assets.embedder))
