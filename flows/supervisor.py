@@ -218,7 +218,7 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
         Service(
             "MLflow",
             [python, "-m", "flows.mlflow_server", "server", "--host", HOST, "--port", str(mlflow_port),
-             "--workers", "1", "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
+             "--workers", "1", "--backend-store-uri", f"sqlite:///{store}/mlflow.db?timeout=60",
              "--artifacts-destination", str(store / "artifacts"), *of_mlflow_command],
             env | of_mlflow, f"{mlflow}/health", logs / "mlflow.log",
         ),

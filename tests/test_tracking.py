@@ -4,6 +4,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,15 @@ def test_a_run_left_open_is_gone_on_with_and_closed(store):
     killed = store.create_run(store.get_experiment_by_name(NAME).experiment_id, tags={"inputs": "abc"})
     with tracking.open_run(NAME, Path("work/abc")) as run_id:
         assert run_id == killed.info.run_id
+    assert store.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_locked_database_is_waited_for(store):
+    other = sqlite3.connect("mlruns/mlflow.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    threading.Timer(6, other.rollback).start()  # sqlite itself gives up after 5 seconds
+    with tracking.open_run(NAME, Path("work/abc")) as run_id:
+        assert not other.in_transaction
     assert store.get_run(run_id).info.status == "FINISHED"
 
 

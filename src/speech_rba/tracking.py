@@ -62,9 +62,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def database(store: Path) -> str:
+    """The address of the database in the folder `store`; who finds it locked waits for a minute."""
+    return f"sqlite:///{store}/mlflow.db?timeout=60"
+
+
 def connect(model_name: str) -> mlflow.MlflowClient:
     """A client of MLFLOW_TRACKING_URI, else of the store in mlruns/, with `model_name` as the active experiment."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{STORE.resolve()}/mlflow.db")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", database(STORE.resolve()))
     local = uri.startswith("sqlite:")
     with locked(STORE / "setup.lock"):  # two processes that create one database at once both fail
         mlflow.set_tracking_uri(uri)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -283,6 +284,18 @@ def test_a_server_that_is_killed_under_a_run_comes_back_and_the_run_ends_well(up
     time.sleep(0.5)
     wait_for(back, 60)
     up.wake()
+    assert up.wait_for_end(run_id)["type"] == "COMPLETED"
+
+
+@pytest.mark.faults
+def test_a_locked_database_is_waited_for(up, project):
+    run_id = up.start_sleeping_run(seed=33)
+    other = sqlite3.connect(project / "work/servers/prefect/prefect.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    up.wake()
+    time.sleep(20)
+    other.rollback()
+    other.close()
     assert up.wait_for_end(run_id)["type"] == "COMPLETED"
 
 
