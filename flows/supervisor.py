@@ -27,6 +27,7 @@ REVIEWER, TRAINER, OPERATOR = "reviewer", "trainer", "operator"
 PASSWORDS = {user: f"SPEECH_RBA_{user.upper()}_PASSWORD" for user in (REVIEWER, OPERATOR)}
 CLONE = Path("work/nightly")
 START_S = 90  # for a server's first answer, on a busy machine
+ASK_S = 10  # between two questions to a server whether it still answers; its death is seen at once
 PATIENCE_S = 60  # a server that is silent for longer is started again
 STOP_S = 15
 TICK_S = 1
@@ -88,9 +89,10 @@ class Service:
         """It runs, or will after a pause that grows with each death; what no longer answers is killed."""
         now = time.monotonic()
         if self.process.poll() is None:
-            if not self.url or self.answers():
+            silent_s = now - self.answered if self.url else 0
+            if silent_s >= ASK_S and self.answers():
                 self.answered = now
-            if now - self.answered > PATIENCE_S:
+            elif silent_s > PATIENCE_S:
                 self.process.kill()
             return
         if not self.not_before:
@@ -194,6 +196,15 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
     of_prefect = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": prefect,
         "PREFECT_UI_API_URL": f"{prefect}/api",
+        # how often it looks for what seldom happens: an idle server does little else
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT60S",
+        "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+        "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+        "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+        "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "60",
+        "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "60",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
     }
     of_mlflow_command = []
     if passwords:
@@ -237,8 +248,8 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
 
 def prefect_server(port: int) -> list[str]:
     """The command that starts it; without the import of the whole command line, which `prefect server start` makes."""
-    app = ["--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
-    return [sys.executable, "-m", "uvicorn", *app, "--host", HOST, "--port", str(port)]
+    app = ["--app-dir", str(Path(__file__).parents[1]), "--factory", "flows.prefect_server:create_app"]
+    return [sys.executable, "-m", "uvicorn", *app, "--log-level", "warning", "--host", HOST, "--port", str(port)]
 
 
 def supervise(mlflow_port: int, prefect_port: int, state: Path) -> None:

@@ -269,7 +269,7 @@ def test_of_two_runs_the_second_waits(up, project):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["mlflow.server", "prefect.server"])
+@pytest.mark.parametrize("name", ["mlflow.server", "prefect_server"])
 def test_a_server_that_is_killed_under_a_run_comes_back_and_the_run_ends_well(up, name):
     run_id = up.start_sleeping_run(seed=ord(name[0]))
     up.child(name).kill()
