@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import soxr
 
-from speech_rba.cli import main
+from speech_rba.cli import main, show_change
 from speech_rba.synthesis.voices import speak
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +94,12 @@ def test_what_cannot_be_done_is_one_line(call, arguments, message):
 
 def test_with_nothing_registered_nothing_waits(call):
     assert call("review").stdout == "nothing waits: no candidate is newer than the champion\n"
+
+
+def test_a_promotion_is_told_with_how_to_undo_it(capsys):
+    show_change({"model": "toy", "from": "1", "to": "2", "who": "ann", "action": "promote"})
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "Champion: toy version 2, before it version 1; by ann" and last == "Undo:     speech-rba rollback"
 
 
 def test_talk_takes_the_method_that_was_registered(project, call):

@@ -94,7 +94,7 @@ def promote(
     """Make a checked candidate the champion; the old champion stays as previous."""
     from speech_rba import tracking
 
-    print(tracking.promote(load_params().register_.model_name, version, force, reason))
+    show_change(tracking.promote(load_params().register_.model_name, version, force, reason))
 
 
 @app.command()
@@ -102,7 +102,16 @@ def rollback(reason: Annotated[str, typer.Option(help="goes into the audit log")
     """Make the previous version the champion again."""
     from speech_rba import tracking
 
-    print(tracking.rollback(load_params().register_.model_name, reason))
+    show_change(tracking.rollback(load_params().register_.model_name, reason))
+
+
+def show_change(record: dict) -> None:
+    """A line of the audit log, for a person."""
+    before = f"version {record['from']}" if record["from"] else "none"
+    print(f"Champion: {record['model']} version {record['to']}, before it {before}; by {record['who']}")
+    print("Log:      mlruns/audit.jsonl")
+    if record["action"] == "promote" and record["from"]:
+        print("Undo:     speech-rba rollback")
 
 
 def main() -> None:
