@@ -1,12 +1,15 @@
-"""`mlflow server` as one process: it becomes its uvicorn instead of starting it.
+"""`mlflow server` over this folder's store as one process: it becomes its uvicorn instead of starting it.
 
 As MLflow starts it, uvicorn outlives a killed parent, keeps the port, and a new server cannot bind to it.
 """
 
 import os
+import sys
 
 import mlflow.server
 from mlflow.cli import cli
+
+from speech_rba.tracking import STORE, database
 
 
 def become(command: list[str], extra_env: dict[str, str], **_: object) -> None:
@@ -15,4 +18,5 @@ def become(command: list[str], extra_env: dict[str, str], **_: object) -> None:
 
 if __name__ == "__main__":
     mlflow.server._exec_cmd = become  # private: the pinned version has it, and the supervisor's tests need it
-    cli(prog_name="mlflow")
+    places = ["--backend-store-uri", database(), "--artifacts-destination", str((STORE / "artifacts").resolve())]
+    cli([*sys.argv[1:], *places], prog_name="mlflow")

@@ -1,6 +1,7 @@
-"""Prefect's server at rest: its broker in memory looks for work twice in a second or less, where it looks 24 times.
+"""Prefect's server at rest: it asks its broker in memory every half second for messages, not every tenth of one, and
+every two seconds for work, not every quarter of one.
 
-Its own services run every few seconds and requests do not pass through the broker, so nobody waits for it.
+Only what it does beside requests waits for the broker: to mark late runs, say, or to delete the logs of a deleted run.
 """
 
 import asyncio

@@ -179,7 +179,6 @@ def read_passwords() -> dict[str, str]:
 def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[str, str]) -> list[Service]:
     """MLflow, Prefect and the worker, in the order in which they start."""
     mlflow, prefect = f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}"
-    store = Path("mlruns").resolve()
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DO_NOT_TRACK": "true",
@@ -229,8 +228,7 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
         Service(
             "MLflow",
             [python, "-m", "flows.mlflow_server", "server", "--host", HOST, "--port", str(mlflow_port),
-             "--workers", "1", "--backend-store-uri", f"sqlite:///{store}/mlflow.db?timeout=60",
-             "--artifacts-destination", str(store / "artifacts"), *of_mlflow_command],
+             "--workers", "1", *of_mlflow_command],
             env | of_mlflow, f"{mlflow}/health", logs / "mlflow.log",
         ),
         Service(

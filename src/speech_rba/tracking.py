@@ -63,14 +63,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def database(store: Path) -> str:
-    """The address of the database in the folder `store`; who finds it locked waits for a minute."""
-    return f"sqlite:///{store}/mlflow.db?timeout=60"
+def database() -> str:
+    """The address of the database of runs and models in STORE; who finds it locked waits for a minute."""
+    return f"sqlite:///{STORE.resolve()}/mlflow.db?timeout=60"
 
 
 def connect(model_name: str) -> mlflow.MlflowClient:
     """A client of MLFLOW_TRACKING_URI, else of the store in mlruns/, with `model_name` as the active experiment."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", database(STORE.resolve()))
+    uri = os.environ.get("MLFLOW_TRACKING_URI", database())
     local = uri.startswith("sqlite:")
     with locked(STORE / "setup.lock"):  # two processes that create one database at once both fail
         mlflow.set_tracking_uri(uri)
