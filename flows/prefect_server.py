@@ -1,21 +1,32 @@
-"""Prefect's server at rest: it asks its broker in memory every half second for messages, not every tenth of one, and
-every two seconds for work, not every quarter of one.
+"""Prefect's server, at rest and with a locked database.
 
-Only what it does beside requests waits for the broker: to mark late runs, say, or to delete the logs of a deleted run.
+At rest it asks its broker in memory every half second for messages, not every tenth of one, and every two seconds for
+work, not every quarter of one; and it looks every half minute, not every five seconds, for what automations wait for in
+vain. Only what it does beside requests waits for these: to mark late runs, say, or to delete the logs of a deleted run.
+
+Its garbage is collected by a thread of its own. A cursor that was left behind, once freed, waits for its connection,
+which may wait a minute for a locked database; were it freed in the event loop, every request would wait with it.
 """
 
 import asyncio
 import functools
+import gc
+import itertools
 import queue
+import threading
 import time
 from datetime import timedelta
 
 from burner_redis.pubsub import PubSub
 from fastapi import FastAPI
 from prefect.server.api import background_workers, server
+from prefect.server.events import triggers
 
-REST = timedelta(seconds=2)
+WORK_EVERY = timedelta(seconds=2)
+TRIGGERS_EVERY = timedelta(seconds=30)
 LOOK_S = 0.5
+COLLECT_S = 10
+COLLECT_ALL = 6  # times COLLECT_S; else the young, which is most of what is left behind and takes no time
 
 
 async def queue_get(self: PubSub, timeout: float | None) -> dict | None:
@@ -30,10 +41,27 @@ async def queue_get(self: PubSub, timeout: float | None) -> dict | None:
             await asyncio.sleep(min(LOOK_S, left))
 
 
+def collect_aside(every_s: float = COLLECT_S) -> None:
+    """From now on only a thread collects garbage; what is there now stays and is not looked at again."""
+
+    def collect() -> None:
+        for number in itertools.count(1):
+            time.sleep(every_s)
+            gc.collect(1 if number % COLLECT_ALL else 2)
+
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    threading.Thread(target=collect, daemon=True).start()
+
+
 def create_app() -> FastAPI:
     """The application, for uvicorn. Prefect has no settings for this: they are its pinned version's private parts."""
     PubSub._queue_get = queue_get
     background_workers.Worker = functools.partial(
-        background_workers.Worker, minimum_check_interval=REST, scheduling_resolution=REST
+        background_workers.Worker, minimum_check_interval=WORK_EVERY, scheduling_resolution=WORK_EVERY
     )
-    return server.create_app()
+    triggers.consumer = functools.partial(triggers.consumer, TRIGGERS_EVERY)
+    app = server.create_app()
+    collect_aside()
+    return app
