@@ -67,3 +67,12 @@ def test_a_student_without_alternatives_cannot_doubt(tmp_path):
 def test_another_teacher_cannot_judge_by_the_students_weights(tmp_path):
     with pytest.raises(ValueError, match=r"set align.rba.reward_weights.teacher_pmi to 0"):
         load_params(changed(tmp_path, lambda v: v["assets"].update(teacher="org/other")))
+
+
+def test_a_speech_llm_has_no_ears_of_ours(tmp_path):
+    with pytest.raises(ValueError, match=r"trained_acoustics to false and base.min_doubt to 0"):
+        load_params(changed(tmp_path, lambda v: (v["assets"].update(speech_llm="org/any"), reward_nothing(v))))
+
+
+def reward_nothing(values: dict) -> None:
+    values["align"]["rba"]["reward_weights"]["teacher_pmi"] = 0.0

@@ -46,7 +46,9 @@ def talk(
     loaded = time.perf_counter()
     (result,) = answer([clip])
     took = time.perf_counter() - loaded
-    print(f"heard:  {result.heard}\nanswer: {result.response}")
+    if result.heard is not None:
+        print(f"heard:  {result.heard}")
+    print(f"answer: {result.response}")
     print(f"{took:.2f} s for {len(clip) / 16_000:.2f} s of audio, after {loaded - started:.1f} s to load")
 
 

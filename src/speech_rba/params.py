@@ -20,6 +20,7 @@ class Group(BaseModel):
 
 
 class Assets(Group):
+    speech_llm: str | None
     teacher: str
     language_model: str
     audio_tower: str
@@ -239,10 +240,20 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _the_teacher_judges(self) -> "Params":
-        if self.align.rba.reward_weights.teacher_pmi and self.assets.teacher != self.assets.language_model:
+        own = self.assets.speech_llm or self.assets.language_model
+        if self.align.rba.reward_weights.teacher_pmi and self.assets.teacher != own:
             raise ValueError(
                 "the reward teacher_pmi is computed by the student's own language model, which assets.teacher is not: "
                 "set align.rba.reward_weights.teacher_pmi to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_speech_llm_has_its_own_ears(self) -> "Params":
+        if self.assets.speech_llm and (self.base.trained_ears or self.base.trained_acoustics or self.base.min_doubt):
+            raise ValueError(
+                "assets.speech_llm hears by itself and names no doubt: set base.trained_ears and trained_acoustics "
+                "to false and base.min_doubt to 0"
             )
         return self
 

@@ -135,7 +135,8 @@ class Feature(Record):
     """What was measured on one clip.
 
     `heard` is the 1-best transcript of Whisper as it came, `wer` its word error rate (a fraction) and `mean_logprob`
-    its confidence, all None for spoiled training speech; `student_heard` is the 1-best of the student's ears.
+    its confidence, all None for spoiled training speech; `student_heard` is the 1-best of the student's ears, None if
+    it writes none down.
     """
 
     clip_id: str
@@ -146,7 +147,7 @@ class Feature(Record):
     silence_share: float
     words_per_s: float
     heard: str | None
-    student_heard: str
+    student_heard: str | None
     wer: float | None
     mean_logprob: float | None
 

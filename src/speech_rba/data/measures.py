@@ -53,7 +53,12 @@ def silence_share(audio: np.ndarray) -> float:
 
 
 def measure(
-    audio: np.ndarray, transcript: str, heard: str | None, student_heard: str, mean_logprob: float | None, clip_id: str
+    audio: np.ndarray,
+    transcript: str,
+    heard: str | None,
+    student_heard: str | None,
+    mean_logprob: float | None,
+    clip_id: str,
 ) -> Feature:
     """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the judge wrote, if
     it was asked.

@@ -425,16 +425,16 @@ def example(results: Results, clip_id: str) -> dict:
         raise ValueError(f"answers.jsonl scores clip {clip_id}, which validation did not accept; run evaluate again")
     clip, feature = results.clips[clip_id], results.features[clip_id]
     metric = primary_metric(results.scores, suite)
-    said, heard = word_diff(clip.transcript, feature.heard)
-    student_heard = word_diff(clip.transcript, feature.student_heard)[1]
+    transcripts = {"Whisper heard": feature.heard, "student heard": feature.student_heard}
+    diffs = {who: word_diff(clip.transcript, text) for who, text in transcripts.items() if text is not None}
     encoded = base64.b64encode((results.audio / clip.path).read_bytes()).decode()
     row = results.rows.get(row_id) if suite == "alignment" else None
     return {
         "clip": clip,
         "wer": feature.wer,
         "audio": f"data:audio/{Path(clip.path).suffix[1:]};base64,{encoded}",
-        "said": said,
-        "heard": {"Whisper heard": heard, "student heard": student_heard},
+        "said": diffs["Whisper heard"][0],
+        "heard": {who: heard for who, (_, heard) in diffs.items()},
         "teacher": row and row.completion,
         "metric": metric,
         "answers": [

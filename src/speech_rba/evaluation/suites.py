@@ -14,7 +14,7 @@ from speech_rba.model.answer import MAX_HEARD_TOKENS
 from speech_rba.model.audio_tower import hear, load_audio_tower
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.heard import load_spoken
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.records import ALIGNMENT, Clip, Feature, Question, Row, read_jsonl
 
 BATCH = 32
@@ -35,14 +35,14 @@ class Item:
     snr_db: float | None
     prompt: str
     heard: str
-    student_heard: str
+    student_heard: str | None
     spoken: SoftTokens
     reference: str
     question: Question
 
 
 def load_items(
-    student: Student, data: Path, rows: Path, features: Path, validation: Path, folders: list[str], spoil: Spoil
+    student: SpeechStudent, data: Path, rows: Path, features: Path, validation: Path, folders: list[str], spoil: Spoil
 ) -> list[Item]:
     """Every accepted test clip, then the recordings of each outside folder, each in what `spoil` makes of it.
 
@@ -72,7 +72,7 @@ def load_items(
     return items
 
 
-def recordings(student: Student, place: str, spoil: Spoil) -> list[Item]:
+def recordings(student: SpeechStudent, place: str, spoil: Spoil) -> list[Item]:
     """The recordings of an outside benchmark, as they are and in what `spoil` makes of them."""
     takes = ((recording.question, *take) for number, recording in enumerate(read_benchmark(place))
              for take in spoil(read_audio(recording.open()), number))  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
-from speech_rba.model.student import Student
+from speech_rba.model.students import load_student
 
 MAX_NEW_TOKENS = 64
 MAX_HEARD_TOKENS = 96
@@ -18,7 +18,7 @@ MAX_HEARD_TOKENS = 96
 
 @dataclass(frozen=True)
 class AnswerResult:
-    heard: str
+    heard: str | None  # None of a student that writes nothing down
     response: str
 
 
@@ -29,7 +29,7 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     """
     aligned = AlignedStudent(base, adapter, torch.float32)
     student = aligned.student
-    _ = student.audio_tower  # loaded now, not with the first clip
+    student.get_ready()
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
         prompts, heard = student.listen(clips, MAX_HEARD_TOKENS)
@@ -52,7 +52,7 @@ class AlignedStudent:
     """
 
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
-        self.student = Student.from_pretrained(base, dtype=dtype)
+        self.student = load_student(base, dtype)
         self.model = None
         if adapter:
             from peft import PeftModel

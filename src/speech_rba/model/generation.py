@@ -131,7 +131,8 @@ def generate(
     A token that `stop_V` (V,) marks ends its row as EOS does. Prompts of like length share a batch. Every row of the
     result depends on the seed and on its batch.
     """
-    stop_V = torch.zeros(model.config.vocab_size, dtype=torch.bool) if stop_V is None else stop_V.clone()
+    vocab_size = model.config.get_text_config().vocab_size
+    stop_V = torch.zeros(vocab_size, dtype=torch.bool) if stop_V is None else stop_V.clone()
     stop_V[eos_token_id] = True
     generator = torch.Generator().manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from speech_rba.model.audio_tower import Heard
 from speech_rba.model.bridge import SoftTokens
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.records import Clip, Feature, read_jsonl
 
 
@@ -46,7 +46,7 @@ def load_heard(path: Path, rows: list[int]) -> list[Heard]:
     ]
 
 
-def load_spoken(student: Student, features: Path, clips: list[Clip]) -> list[SoftTokens]:
+def load_spoken(student: SpeechStudent, features: Path, clips: list[Clip]) -> list[SoftTokens]:
     """The prompts of these clips, from what the features stage heard."""
     place = {f.clip_id: i for i, f in enumerate(read_jsonl(features / "table.jsonl", Feature))}
     heard = load_heard(features / "heard.safetensors", [place[c.id] for c in clips])

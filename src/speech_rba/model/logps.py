@@ -3,7 +3,7 @@
 import torch
 
 from speech_rba.model.bridge import SoftTokens
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 
 
 def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +36,7 @@ def spread(values_N: torch.Tensor, kept_BC: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sequence_logps(student: Student, prompts: list[SoftTokens], completions: list[list[int]]) -> torch.Tensor:
+def sequence_logps(student: SpeechStudent, prompts: list[SoftTokens], completions: list[list[int]]) -> torch.Tensor:
     """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
     unique = list({id(p): p for p in prompts}.values())
     place = {id(p): i for i, p in enumerate(unique)}

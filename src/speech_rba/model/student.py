@@ -1,4 +1,4 @@
-"""The student: audio in, text out. Frozen ears and language model by name; only what is trained is saved."""
+"""The student of the default: Whisper hears, and a language model gets its words as soft tokens."""
 
 import functools
 import json
@@ -8,20 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedConfig
 
 from speech_rba.model.audio_tower import AudioTower, Heard, hear, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
-from speech_rba.model.generation import generate, prefill
-from speech_rba.model.language import embed, load_language_model, load_tokenizer
+from speech_rba.model.language import load_language_model, load_tokenizer
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.params import Assets, Base
 from speech_rba.records import TRAITS
 
 EARS = "ears"  # the subfolder of a saved student
-FROZEN = "language_model."
+PROJECTOR = "multi_modal_projector"
 MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 
@@ -76,10 +74,8 @@ class AcousticProjector(nn.Module):
         return self.outer(torch.cat([asks, asks * traits])).view(self.num_positions, -1)
 
 
-class Student(PreTrainedModel):
+class Student(SpeechStudent):
     config_class = StudentConfig
-    base_model_prefix = "language_model"
-    _supports_sdpa = True
 
     def __init__(self, config: StudentConfig, dtype: torch.dtype = torch.float32):
         super().__init__(config)
@@ -104,27 +100,30 @@ class Student(PreTrainedModel):
     def bridge(self) -> Bridge:
         return Bridge(self.audio_tower.tokenizer, self.tokenizer)
 
-    def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str]]:
-        """The prompt and 1-best transcript of each clip (float32, 16 kHz mono)."""
-        settings = {"top_k": self.config.soft_top_k, "max_tokens": max_tokens, "dtype": torch.float32}
-        heard = hear(self.audio_tower, clips, **settings)
-        return [self.understand(h) for h in heard], [self.audio_tower.text(h.token_ids.tolist()) for h in heard]
+    @property
+    def hears_as_judge(self) -> bool:
+        return self.ears is None
+
+    def get_ready(self) -> None:
+        _ = self.audio_tower
+
+    def hear(self, clips: list[np.ndarray], **settings) -> list[Heard]:
+        return hear(self.audio_tower, clips, **settings)
+
+    def transcript(self, heard: Heard) -> str | None:
+        return self.audio_tower.text(heard.token_ids.tolist())
 
     def understand(self, heard: Heard) -> SoftTokens:
         """Soft tokens of what was heard in doubt; what was not is read like a written prompt."""
         soft = self.bridge.cross(heard, self.config.soft_top_k, self.config.soft_temperature)
         if self.doubts(soft):
             return soft
-        return replace(self.read([self.audio_tower.text(heard.token_ids.tolist())])[0], acoustics=heard.acoustics)
+        return replace(self.read([self.transcript(heard)])[0], acoustics=heard.acoustics)
 
     def read(self, prompts: list[str]) -> list[SoftTokens]:
         """Written prompts in the same form: what the teacher and the cascade get."""
         ids = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
         return [hard_tokens(i, self.config.audio_width) for i in ids]
-
-    def doubts(self, prompt: SoftTokens) -> bool:
-        """Whether `prompt` was heard with so much doubt that an adapter takes part in the answer."""
-        return prompt.doubt >= self.config.min_doubt
 
     def sounds(self, prompt: SoftTokens) -> bool:
         """Whether the words of `prompt` ask how it sounds, and so its sound changes the answer."""
@@ -151,62 +150,20 @@ class Student(PreTrainedModel):
             embeds.append(torch.cat([mixed + self.multi_modal_projector(hidden), end]).to(table.dtype))
         return embeds
 
-    def forward(
-        self, prompts: list[SoftTokens], owners_B: torch.Tensor, completion_ids_BC: torch.Tensor,
-        completion_mask_BC: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
-        """Logits (N, V) of the N completion tokens that the mask keeps, row by row, given `prompts[owners_B[b]]`.
-
-        The chat template's prefix is computed once for all and a prompt once for all its completions; padding gets no
-        logits, which are a third of the memory and time of a training step.
-        """
-        cache = Cache(layer_class_to_replicate=DynamicLayer)
-        prefix = embed(self.language_model, self.prefix_ids)
-        first, mask = prefill(self.language_model, prefix, self.prompt_embeds(prompts), cache)
-        hidden, mask = first[owners_B][:, None], mask[owners_B]
-        if completion_ids_BC.shape[1] > 1:
-            cache.batch_select_indices(owners_B)
-            steps = completion_mask_BC[:, :-1]
-            rest = self.language_model.base_model(
-                input_ids=completion_ids_BC[:, :-1],
-                attention_mask=torch.cat([mask, steps], dim=1),
-                position_ids=mask.sum(1, keepdim=True) + torch.arange(steps.shape[1], device=mask.device),
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            hidden = torch.cat([hidden, rest], dim=1)
-        # flat: torch copies the output matrix for every row of a batch that is not contiguous
-        return self.language_model.get_output_embeddings()(hidden[completion_mask_BC.bool()])
-
-    def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
-        """Token ids that answer each prompt; `sampling` as for `generation.generate`."""
-        with torch.no_grad():
-            embeds, prefix = self.prompt_embeds(prompts), embed(self.language_model, self.prefix_ids)
-        eos = self.tokenizer.eos_token_id
-        return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
+    def lora_targets(self, modules: list[str]) -> list[str]:
+        return [*modules, PROJECTOR]
 
     def save_pretrained(self, folder: Path, **kwargs) -> None:
         """Writes config, projectors and ears; the frozen parts are named in the config, not copied."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.config.save_pretrained(folder)
-        weights = {name: w.contiguous() for name, w in self.state_dict().items() if not name.startswith(FROZEN)}
-        save_file(weights, Path(folder) / "model.safetensors")
+        super().save_pretrained(folder, **kwargs)
         if self.ears:
             shutil.copytree(self.ears, Path(folder) / EARS, dirs_exist_ok=True)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs) -> "Student":
-        """The student saved in `folder`, its language model in `dtype`.
-
-        Raises:
-            ValueError: a weight is missing or of another student.
-        """
-        student = cls(StudentConfig.from_pretrained(folder), dtype)
-        missing, unknown = student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
-        if wrong := [*(name for name in missing if not name.startswith(FROZEN)), *unknown]:
-            raise ValueError(f"{folder} was saved by another version: {', '.join(wrong)}; run its stage again")
+    def from_pretrained(cls, folder: Path, *args, **kwargs) -> "Student":
+        student = super().from_pretrained(folder, *args, **kwargs)
         student.ears = ears if (ears := Path(folder) / EARS).exists() else None
-        return student.eval()
+        return student
 
 
 def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype) -> Student:
@@ -243,7 +200,3 @@ def chat_frame(tokenizer, system_prompt: str) -> tuple[list[int], list[int]]:
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     before, after = rendered.split(MARK)
     return tuple(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
-
-
-AutoConfig.register("speech_rba", StudentConfig)
-AutoModel.register(StudentConfig, Student)

@@ -11,7 +11,8 @@ from transformers import TrainingArguments, set_seed
 
 from speech_rba.assets import sha256
 from speech_rba.model.language import fast_dtype
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
+from speech_rba.model.students import load_student
 from speech_rba.params import Distillation, Params
 from speech_rba.stages import main, publish, workdir
 from speech_rba.training import kd, sft
@@ -21,8 +22,6 @@ from speech_rba.training.loop import Log, common, resume
 from speech_rba.training.opd import OpdTrainer
 from speech_rba.training.sft import SftTrainer
 from speech_rba.training.store import Example, load_examples
-
-PROJECTOR = "multi_modal_projector"
 
 
 def run(
@@ -35,7 +34,7 @@ def run(
         raise ValueError(f"{gate}/gate.json has not passed: look at the validation report")
     work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
                    validation / "accepted.jsonl", base)  # fmt: skip
-    student = Student.from_pretrained(base, dtype=fast_dtype())
+    student = load_student(base, fast_dtype())
     examples = doubtful(load_examples(student, rows, features, validation, "train"), student)
     model = with_lora(student, params)
     log, settings = Log(work / "log.jsonl"), params.align
@@ -68,7 +67,7 @@ def run(
     print(f"{method}: {num_steps} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
 
 
-def doubtful(examples: list[Example], student: Student) -> list[Example]:
+def doubtful(examples: list[Example], student: SpeechStudent) -> list[Example]:
     """Those that the adapter will take part in.
 
     Raises:
@@ -83,15 +82,15 @@ def doubtful(examples: list[Example], student: Student) -> list[Example]:
     return chosen
 
 
-def with_lora(student: Student, params: Params) -> PeftModel:
-    """The student with trainable low-rank updates on the language model and the projector, all else frozen."""
+def with_lora(student: SpeechStudent, params: Params) -> PeftModel:
+    """The student with trainable low-rank updates, on its language model above all, and all else frozen."""
     set_seed(params.align.seed)
     return get_peft_model(
         student,
         LoraConfig(
             r=params.align.lora_r,
             lora_alpha=params.align.lora_alpha,
-            target_modules=[*params.align.lora_target_modules, PROJECTOR],
+            target_modules=student.lora_targets(params.align.lora_target_modules),
         ),
     )
 

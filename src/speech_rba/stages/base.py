@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from speech_rba.model.speech_llm import SpeechLlmConfig, SpeechLlmStudent
 from speech_rba.model.student import untrained
 from speech_rba.params import Params
 from speech_rba.stages import main, publish
@@ -17,6 +18,12 @@ def run(params: Params, ears: Path, acoustics: Path, out: Path) -> None:
         ValueError: the ears were trained for another audio tower.
     """
     assets, settings = params.assets, params.base
+    if assets.speech_llm:
+        student = SpeechLlmStudent(SpeechLlmConfig(assets.speech_llm, assets.audio_tower, assets.system_prompt))
+        with publish(out) as folder:
+            student.save_pretrained(folder)
+        print(f"base student: {assets.speech_llm} hears and answers, {assets.audio_tower} judges")
+        return
     student = untrained(assets, settings, ears if settings.trained_ears else None, torch.float32)
     if settings.trained_acoustics:
         student.acoustic_projector.load_state_dict(load_file(acoustics / "model.safetensors"))

@@ -21,7 +21,7 @@ from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.language import fast_products
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
 from speech_rba.records import ALIGNMENT, Answer, Clip, Question, read_jsonl, write_jsonl
@@ -129,7 +129,7 @@ def cost_of(system: str, took: dict, audio_s: float) -> dict:
     return {"system": system, "tokens_per_s": speed, "real_time_factor": factor}
 
 
-def key_of(student: Student, item: Item, prompt: SoftTokens) -> tuple:
+def key_of(student: SpeechStudent, item: Item, prompt: SoftTokens) -> tuple:
     """What two clips of a row have in common that are heard alike, and read alike by the unadapted student."""
     words = (prompt.ids, prompt.weights, prompt.hidden)
     sound = [prompt.acoustics] if student.sounds(prompt) else []
@@ -212,7 +212,7 @@ def reference_logps(answering: AlignedStudent, prompts: list[SoftTokens], refere
         return [logp / len(i) for logp, i in zip(answering.logps(prompts, ids), ids, strict=True)]
 
 
-def add_pmi(student: Student, written: dict[tuple[str, str], str], answers: list[Answer]) -> None:
+def add_pmi(student: SpeechStudent, written: dict[tuple[str, str], str], answers: list[Answer]) -> None:
     """Gives each answer to a row of `written` its `teacher_pmi`: the mutual information of answer and written prompt.
 
     In nats a token, 0 for an empty answer, under the student's own language model, which is the teacher's unless
@@ -242,6 +242,7 @@ def hearing(items: list[Item]) -> list[dict]:
         | {"value": word_error_rate([i.prompt for i in group], [getattr(i, field) for i in group])}
         for (suite, condition), group in groups.items()
         for ears, field in (("Whisper", "heard"), ("student", "student_heard"))
+        if getattr(group[0], field) is not None
     ]
 
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
 from speech_rba.model.logps import completion_logps, divergence, spread
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.params import Rba
 from speech_rba.training import rewards
 from speech_rba.training.store import Example
@@ -73,7 +73,7 @@ class RbaTrainer(GRPOTrainer):
             return model(prompts=written, owners_B=owners_B, completion_ids_BC=ids_BC, completion_mask_BC=mask_BC)
 
 
-def student_of(model: PeftModel) -> Student:
+def student_of(model: PeftModel) -> SpeechStudent:
     return model.base_model.model
 
 

@@ -6,10 +6,10 @@ import torch
 
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 
 
-def teacher_pmi(student: Student, written: list[SoftTokens], completions: list[list[int]]) -> list[float]:
+def teacher_pmi(student: SpeechStudent, written: list[SoftTokens], completions: list[list[int]]) -> list[float]:
     """Pointwise mutual information of answer and query under the teacher, a token, in nats.
 
     log p(answer | query) - log p(answer | no query): an answer that fits any query ("I'm here to help") gains

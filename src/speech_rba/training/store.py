@@ -5,7 +5,7 @@ from pathlib import Path
 
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.heard import load_spoken
-from speech_rba.model.student import Student
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.records import ALIGNMENT, Clip, Row, read_jsonl
 
 
@@ -18,7 +18,7 @@ class Example:
     completion_ids: list[int]  # the teacher's answer; with EOS where the teacher ended it
 
 
-def load_examples(student: Student, rows: Path, features: Path, validation: Path, split: str) -> list[Example]:
+def load_examples(student: SpeechStudent, rows: Path, features: Path, validation: Path, split: str) -> list[Example]:
     """Every accepted alignment clip of a split, in the manifest's order."""
     by_id = {row.id: row for row in read_jsonl(rows / "rows.jsonl", Row)}
     accepted = read_jsonl(validation / "accepted.jsonl", Clip)

@@ -1,0 +1,130 @@
+"""A speech LLM of transformers as the student: Qwen2-Audio, Voxtral, Audio Flamingo and their like, as they come.
+
+Its own processor and model code merge what it hears into the prompt. The embeddings that it would give its language
+model are kept, once for each clip; from there on it is trained and answers as every student.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import transformers
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
+
+from speech_rba.assets import resolve
+from speech_rba.model.audio_tower import SAMPLING_RATE, Heard
+from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.speech_student import SpeechStudent
+
+MARK = "\u241e"  # stands for an answer while the chat template is looked at
+
+
+class SpeechLlmConfig(PreTrainedConfig):
+    """`speech_llm` and `audio_tower`, the judge, are asset names (see assets.py)."""
+
+    model_type = "speech_rba_speech_llm"
+
+    def __init__(self, speech_llm="", audio_tower="", system_prompt="", **kwargs):
+        self.speech_llm, self.audio_tower, self.system_prompt = speech_llm, audio_tower, system_prompt
+        self.soft_top_k, self.min_doubt = 1, 0.0  # it names no doubts: an adapter takes part in every answer
+        super().__init__(**kwargs)
+
+
+class Merged(Exception):
+    """Carries what a model gave its language model, which then has nothing to do."""
+
+    def __init__(self, embeds: torch.Tensor):
+        self.embeds = embeds
+
+
+class SpeechLlmStudent(SpeechStudent):
+    config_class = SpeechLlmConfig
+
+    def __init__(self, config: SpeechLlmConfig, dtype: torch.dtype = torch.float32):
+        super().__init__(config)
+        place = resolve(config.speech_llm)
+        self.processor = AutoProcessor.from_pretrained(place)
+        self.tokenizer = self.processor.tokenizer
+        kind = getattr(transformers, AutoConfig.from_pretrained(place).architectures[0])
+        self.language_model = kind.from_pretrained(place, dtype=dtype).eval().requires_grad_(False)
+        self.generation_config = self.language_model.generation_config
+        self.prefix_ids: list[int] = []
+        if end := turn_end(self.processor):
+            self.tokenizer.eos_token = end
+
+    @torch.no_grad()
+    def hear(self, clips: list[np.ndarray], **_) -> list[Heard]:
+        """The whole prompt around each clip, as the model would get it."""
+        with tempfile.TemporaryDirectory() as folder:
+            return [self._heard(clip, Path(folder) / "clip.wav") for clip in clips]
+
+    def _heard(self, clip: np.ndarray, path: Path) -> Heard:
+        soundfile.write(path, clip, SAMPLING_RATE, subtype="FLOAT")  # a file is what every processor takes
+        inputs = self._prompt({"type": "audio", "path": str(path)})
+        found = self._merged(inputs.to(self.device, self.dtype)).cpu()
+        ids = inputs["input_ids"][0].cpu()
+        if found.shape[:1] != ids.shape:
+            raise ValueError(
+                f"{self.config.speech_llm} gives its language model {len(found)} vectors for {len(ids)} tokens: a "
+                "processor that leaves the room for audio to the model is not supported"
+            )
+        none = torch.empty(0)
+        return Heard(ids, ids[:, None], torch.ones(len(ids), 1), found.float(), acoustics=none, mean_logprob=0.0)
+
+    def _prompt(self, content: dict) -> transformers.BatchFeature:
+        before = [{"type": "text", "text": self.config.system_prompt}] if self.config.system_prompt else []
+        messages = [{"role": "user", "content": [*before, content]}]
+        return self.processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
+
+    def _merged(self, inputs: transformers.BatchFeature) -> torch.Tensor:
+        def catch(module, args, kwargs):
+            raise Merged(kwargs["inputs_embeds"][0])
+
+        hook = self.language_model.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            self.language_model(**inputs)
+        except Merged as merged:
+            return merged.embeds
+        finally:
+            hook.remove()
+        raise ValueError(f"{self.config.speech_llm} does not call its decoder with embeddings: it is not supported")
+
+    def understand(self, heard: Heard) -> SoftTokens:
+        return SoftTokens(heard.top_ids, heard.top_probs, heard.hidden, torch.empty(0))
+
+    def transcript(self, heard: Heard) -> str | None:
+        return None
+
+    @torch.no_grad()
+    def read(self, prompts: list[str]) -> list[SoftTokens]:
+        table = self.language_model.get_input_embeddings()
+        found = []
+        for prompt in prompts:
+            ids = self._prompt({"type": "text", "text": prompt})["input_ids"][0].cpu()
+            hidden = table(ids.to(self.device)).float().cpu()
+            found.append(SoftTokens(ids[:, None], torch.ones(len(ids), 1), hidden, torch.empty(0)))
+        return found
+
+    def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
+        return [prompt.hidden.to(self.device, self.dtype) for prompt in prompts]
+
+    def lora_targets(self, modules: list[str]) -> str:
+        """Those of its language model, and none of the same name where it hears."""
+        decoder = self.language_model.get_decoder()
+        name = next(name for name, module in self.named_modules() if module is decoder)
+        return rf"{re.escape(name)}\.(.*\.)?({'|'.join(map(re.escape, modules))})"
+
+
+def turn_end(processor) -> str | None:
+    """The token that ends the assistant's turn in a chat template; None for a tokenizer that has its own chats."""
+    if not getattr(processor, "chat_template", None):
+        return None
+    messages = [{"role": role, "content": [{"type": "text", "text": MARK}]} for role in ("user", "assistant")]
+    rest = processor.apply_chat_template(messages, tokenize=False).split(MARK)[-1]
+    ids = processor.tokenizer(rest, add_special_tokens=False).input_ids
+    return processor.tokenizer.convert_ids_to_tokens(ids[0]) if ids else None
