@@ -1,6 +1,6 @@
 """Prefect's server, at rest and with a locked database.
 
-At rest it asks its broker in memory every half second for messages, not every tenth of one, and every two seconds for
+At rest it asks its broker in memory every two seconds for messages, not every tenth of one, and every five seconds for
 work, not every quarter of one; and it looks every half minute, not every five seconds, for what automations wait for in
 vain. Only what it does beside requests waits for these: to mark late runs, say, or to delete the logs of a deleted run.
 
@@ -22,9 +22,9 @@ from fastapi import FastAPI
 from prefect.server.api import background_workers, server
 from prefect.server.events import triggers
 
-WORK_EVERY = timedelta(seconds=2)
+WORK_EVERY = timedelta(seconds=5)
 TRIGGERS_EVERY = timedelta(seconds=30)
-LOOK_S = 0.5
+LOOK_S = 2
 COLLECT_S = 10
 COLLECT_ALL = 6  # times COLLECT_S; else the young, which is most of what is left behind and takes no time
 
@@ -42,15 +42,15 @@ async def queue_get(self: PubSub, timeout: float | None) -> dict | None:
 
 
 def collect_aside(every_s: float = COLLECT_S) -> None:
-    """From now on only a thread collects garbage; what is there now stays and is not looked at again."""
+    """From now on only a thread collects garbage."""
 
     def collect() -> None:
-        for number in itertools.count(1):
+        for number in itertools.count():
             time.sleep(every_s)
             gc.collect(1 if number % COLLECT_ALL else 2)
+            if number == 0:
+                gc.freeze()  # what a server is made of stays; to look at it each time takes a third of a second
 
-    gc.collect()
-    gc.freeze()
     gc.disable()
     threading.Thread(target=collect, daemon=True).start()
 

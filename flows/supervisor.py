@@ -27,11 +27,12 @@ REVIEWER, TRAINER, OPERATOR = "reviewer", "trainer", "operator"
 PASSWORDS = {user: f"SPEECH_RBA_{user.upper()}_PASSWORD" for user in (REVIEWER, OPERATOR)}
 CLONE = Path("work/nightly")
 START_S = 90  # for a server's first answer, on a busy machine
-ASK_S = 10  # between two questions to a server whether it still answers; its death is seen at once
+ASK_S = 15  # between two questions to a server whether it still answers; its death is seen at once
 PATIENCE_S = 60  # a server that is silent for longer is started again
 STOP_S = 15
 TICK_S = 1
-REAP_S = 10
+REAP_S = 10  # between two looks at the processes of flows
+REAP_ALL_S = 60  # between two questions to Prefect, where no look found a change
 LONGEST_WAIT_S = 30  # between two starts of what keeps dying
 KNOWN_S = 60  # for which MLflow does not hash a password again, which takes half a second of each request
 OPEN_STATES = ["PENDING", "RUNNING", "CANCELLING"]
@@ -120,6 +121,8 @@ class Prefect:
 
     api: str
     auth: str
+    running: set[str] | None = None
+    asked: float = 0.0
     seen: set[str] = field(default_factory=set)
 
     def ask(self, path: str, body: dict) -> list | dict:
@@ -132,9 +135,13 @@ class Prefect:
 
     def reap(self) -> None:
         """No run of a deployment is open whose process is gone, two looks in a row; it would block all later ones."""
+        running, now = set(running_flows()), time.monotonic()
+        if running == self.running and not self.seen and now - self.asked < REAP_ALL_S:
+            return
+        self.running, self.asked = running, now
         chosen = {"state": {"type": {"any_": OPEN_STATES}}, "deployment_id": {"is_null_": False}}
         open_runs = {run["id"]: run for run in self.ask("/flow_runs/filter", {"flow_runs": chosen})}
-        lost = open_runs.keys() - set(running_flows()) if open_runs else set()
+        lost = open_runs.keys() - running
         for run_id in lost & self.seen:
             self.close(open_runs[run_id])
         self.seen = lost
@@ -179,7 +186,8 @@ def read_passwords() -> dict[str, str]:
 def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[str, str]) -> list[Service]:
     """MLflow, Prefect and the worker, in the order in which they start."""
     mlflow, prefect = f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}"
-    env = os.environ | {
+    env = {"PREFECT_WORKER_QUERY_SECONDS": "15", "PREFECT_WORKER_PREFETCH_SECONDS": "20"} | os.environ
+    env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -199,8 +207,8 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
         "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT60S",
         "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
         "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
-        "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+        "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "60",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "60",
         "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "60",
         "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",

@@ -65,6 +65,7 @@ class Up:
         self.project, ports = project, [free_port(), free_port()]
         env = {k: v for k, v in os.environ.items() if k not in ("SHELL", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
         env |= {"PYTHONPATH": str(project), "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+        env["PREFECT_WORKER_QUERY_SECONDS"] = "3"
         command = [sys.executable, "-m", "flows.supervisor", "--mlflow-port", str(ports[0]), "--prefect-port"]
         with open(project / "up.txt", "w") as output:
             options = {"cwd": project, "env": env, "stdout": output, "stderr": subprocess.STDOUT}
@@ -297,6 +298,26 @@ def test_a_locked_database_is_waited_for(up, project):
     other.rollback()
     other.close()
     assert up.wait_for_end(run_id)["type"] == "COMPLETED"
+
+
+def test_prefect_is_asked_for_lost_runs_when_a_process_came_or_went(monkeypatch):
+    asked, running = [], []
+
+    class Api(supervisor.Prefect):
+        def ask(self, path, body):
+            asked.append(path)
+            open_run = {"id": "r", "name": "n", "state": {"type": "RUNNING"}}
+            return [open_run] if path == "/flow_runs/filter" and "parent" not in str(body) else []
+
+    monkeypatch.setattr(supervisor, "running_flows", lambda: running)
+    api = Api("", "")
+    looks = []
+    for alive in (["r"], ["r"], ["r"], [], []):
+        running[:], before = alive, len(asked)
+        api.reap()
+        looks.append(asked[before:])
+    assert looks[:4] == [["/flow_runs/filter"], [], [], ["/flow_runs/filter"]]  # the last found it lost
+    assert looks[4][-1] == "/flow_runs/r/set_state"  # and so did the next
 
 
 def test_servers_listen_on_loopback_alone(up):
