@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from websockets.sync.client import connect
@@ -73,6 +74,17 @@ class Browser:
         found = FIND.replace("WORDS", json.dumps(words))
         self.wait_for(lambda: self.evaluate(f"!!({found})"), 60, f"nothing to click that says {words!r}")
         self.evaluate(f"({found}).click()")
+
+    def click_until(self, words: str, done: Callable[[], bool]) -> None:
+        """Clicks, and again where nothing comes of it in ten seconds: a page that still builds itself may miss it."""
+        for _ in range(6):
+            self.click(words)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                if done():
+                    return
+                time.sleep(0.2)
+        raise AssertionError(f"nothing came of clicking {words!r}")
 
     def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -212,7 +212,7 @@ def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp
         page.open(f"{up.prefect}/deployments/deployment/{up.deployment}", "nightly")
         assert json.loads(get(schedules)) == []
         page.click("Schedule")
-        page.click("Save")
+        page.click_until("Save", lambda: json.loads(get(schedules)) != [])
         page.expect("Hourly")
         page.picture(tmp_path / "deployment.png")
         page.open(f"{up.mlflow}/#/models", "Registered Models")
