@@ -138,13 +138,12 @@ class Prefect:
         running, now = set(running_flows()), time.monotonic()
         if running == self.running and not self.seen and now - self.asked < REAP_ALL_S:
             return
-        self.running, self.asked = running, now
         chosen = {"state": {"type": {"any_": OPEN_STATES}}, "deployment_id": {"is_null_": False}}
         open_runs = {run["id"]: run for run in self.ask("/flow_runs/filter", {"flow_runs": chosen})}
         lost = open_runs.keys() - running
         for run_id in lost & self.seen:
             self.close(open_runs[run_id])
-        self.seen = lost
+        self.running, self.asked, self.seen = running, now, lost  # after all that may fail: then the next look asks
 
     def close(self, run: dict) -> None:
         """The run and what it left open are crashed, or cancelled where that was asked for."""

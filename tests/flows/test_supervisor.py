@@ -302,15 +302,22 @@ def test_a_locked_database_is_waited_for(up, project):
 
 def test_prefect_is_asked_for_lost_runs_when_a_process_came_or_went(monkeypatch):
     asked, running = [], []
+    down = [True]
 
     class Api(supervisor.Prefect):
         def ask(self, path, body):
+            if down:
+                down.clear()
+                raise OSError("it is on its way up")
             asked.append(path)
             open_run = {"id": "r", "name": "n", "state": {"type": "RUNNING"}}
             return [open_run] if path == "/flow_runs/filter" and "parent" not in str(body) else []
 
     monkeypatch.setattr(supervisor, "running_flows", lambda: running)
     api = Api("", "")
+    running[:] = ["r"]
+    with pytest.raises(OSError):
+        api.reap()
     looks = []
     for alive in (["r"], ["r"], ["r"], [], []):
         running[:], before = alive, len(asked)
