@@ -77,14 +77,14 @@ class Browser:
 
     def click_until(self, words: str, done: Callable[[], bool]) -> None:
         """Clicks, and again where nothing comes of it in ten seconds: a page that still builds itself may miss it."""
-        for _ in range(6):
-            self.click(words)
-            deadline = time.monotonic() + 10
-            while time.monotonic() < deadline:
-                if done():
-                    return
-                time.sleep(0.2)
-        raise AssertionError(f"nothing came of clicking {words!r}")
+        found = FIND.replace("WORDS", json.dumps(words))
+        clicked, deadline = 0.0, time.monotonic() + 60
+        while not done():
+            assert time.monotonic() < deadline, f"nothing came of clicking {words!r}"
+            if time.monotonic() > clicked + 10 and self.evaluate(f"!!({found})"):
+                self.evaluate(f"({found}).click()")
+                clicked = time.monotonic()
+            time.sleep(0.2)
 
     def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

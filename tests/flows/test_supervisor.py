@@ -211,7 +211,7 @@ def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp
         page.picture(tmp_path / "run.png")
         page.open(f"{up.prefect}/deployments/deployment/{up.deployment}", "nightly")
         assert json.loads(get(schedules)) == []
-        page.click("Schedule")
+        page.click_until("Schedule", lambda: "Save" in page.text())
         page.click_until("Save", lambda: json.loads(get(schedules)) != [])
         page.expect("Hourly")
         page.picture(tmp_path / "deployment.png")
