@@ -25,7 +25,6 @@ from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
 from speech_rba.synthesis import augment, voices
 from speech_rba.synthesis.hesitation import hesitant
-from speech_rba.synthesis.strange_words import whole_words, with_strange_words
 from speech_rba.training.ears import EarsTrainer, training_order, with_lora
 from speech_rba.training.loop import Log, common, resume
 
@@ -36,34 +35,30 @@ VOICES_PER_TEXT = 2  # a text is spoken once by each and kept: speaking takes as
 
 
 class Speech(Dataset):
-    """(clean, spoiled, text, rng) of each place of `order`: speech is made once, what spoils it is drawn anew."""
+    """(clean, spoiled, text) of each place of `order`: the speech is made once, what spoils it is drawn anew."""
 
-    def __init__(
-        self, texts: list[str], order: list[int], allowed: list[str], talkers: list, words: list[str], ears: Ears
-    ):
-        self.texts, self.order, self.allowed, self.talkers = texts, order, allowed, talkers
-        self.words, self.ears = words, ears
+    def __init__(self, texts: list[str], order: list[int], allowed: list[str], talkers: list, ears: Ears):
+        self.texts, self.order, self.allowed, self.talkers, self.ears = texts, order, allowed, talkers, ears
         self.spoken = functools.cache(self._spoken)
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str, np.random.Generator]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         rng = np.random.default_rng([self.ears.seed, index])
-        clean, text = self.spoken(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
+        clean = self.spoken(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
         spoiled = augment.in_the_wild(clean, self.talkers, self.ears, rng)
         spoiled = augment.at_level(spoiled, rng.uniform(*self.ears.level_db))[: MAX_CLIP_S * augment.SAMPLE_RATE]
-        return clean, spoiled, text, rng
+        return clean, spoiled, self.texts[self.order[index]]
 
-    def _spoken(self, place: int, number: int) -> tuple[np.ndarray, str]:
+    def _spoken(self, place: int, number: int) -> np.ndarray:
         rng = np.random.default_rng([self.ears.seed, place, number])
         voice, rate = voices.draw_voice(self.allowed, rng), rng.uniform(*self.ears.rate)
         pitch, text = rng.uniform(*self.ears.pitch_semitones), self.texts[place]
-        if rng.random() < self.ears.strange_share:
-            text = with_strange_words(text, self.words, rng)
-        said = hesitant(text, rng) if rng.random() < self.ears.hesitant_share else text  # to be heard as what is meant
-        speech = voices.say(voice, said, rate, pitch)[: MAX_CLIP_S * augment.SAMPLE_RATE]
-        return augment.at_level(speech, float(np.mean(self.ears.level_db))), text
+        if rng.random() < self.ears.hesitant_share:  # to be heard as what is meant
+            text = hesitant(text, rng)
+        speech = voices.say(voice, text, rate, pitch)[: MAX_CLIP_S * augment.SAMPLE_RATE]
+        return augment.at_level(speech, float(np.mean(self.ears.level_db)))
 
 
 def run(params: Params, data: Path, rows: Path, out: Path) -> None:
@@ -80,9 +75,8 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
     talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voices, data)]
     order = training_order([len(text) for text in texts], ears.max_steps, ears.per_device_train_batch_size, ears.seed)
-    words = whole_words(tower.tokenizer.get_vocab())
-    speech = Speech(texts, order, voices.training_voices(heldout_voices), talkers, words, ears)
-    check = Speech(heldout, list(range(len(heldout))), heldout_voices, talkers, words, ears)
+    speech = Speech(texts, order, voices.training_voices(heldout_voices), talkers, ears)
+    check = Speech(heldout, list(range(len(heldout))), heldout_voices, talkers, ears)
     facts = {"audio_tower": params.assets.audio_tower, "num_texts": len(texts), "num_clips": len(speech)}
     facts |= {"num_checked": len(check), "wer_before": word_error_rates(tower, check)}
     model, log = train(tower, speech, ears, work)
@@ -105,7 +99,7 @@ def train(tower: AudioTower, speech: Speech, ears: Ears, work: Path) -> tuple[Pe
     arguments = common(work / "ears", steps=ears.max_steps, seed=ears.seed, save_steps=ears.save_steps)
     arguments |= {"warmup_steps": ears.max_steps // 10, "learning_rate": ears.learning_rate}
     args = TrainingArguments(**arguments, per_device_train_batch_size=ears.per_device_train_batch_size)
-    trainer = EarsTrainer(model, tower, ears, args, train_dataset=speech, callbacks=[log])
+    trainer = EarsTrainer(model, tower, ears.distance_weight, args, train_dataset=speech, callbacks=[log])
     resume(trainer, log, "ears", ears.max_steps)
     return model, log
 
@@ -114,13 +108,12 @@ def word_error_rates(tower: AudioTower, speech: Speech) -> tuple[float, float]:
     """Of the texts in the held-out voice, clean and spoiled."""
     rates = []
     for kind in (0, 1):
-        heard, texts = [], []
+        heard = []
         for start in range(0, len(speech), CHECK_BATCH):
-            items = [speech[i] for i in range(start, min(start + CHECK_BATCH, len(speech)))]
-            texts += [item[2] for item in items]
-            found = hear(tower, [item[kind] for item in items], top_k=1, max_tokens=48, dtype=fast_dtype())
+            clips = [speech[i][kind] for i in range(start, min(start + CHECK_BATCH, len(speech)))]
+            found = hear(tower, clips, top_k=1, max_tokens=48, dtype=fast_dtype())
             heard += [tower.text(h.token_ids.tolist()) for h in found]
-        rates.append(word_error_rate(texts, heard))
+        rates.append(word_error_rate([speech.texts[place] for place in speech.order], heard))
     return rates[0], rates[1]
 
 
@@ -138,9 +131,6 @@ no person recorded.
 at {ears.rate} times their rate, {ears.pitch_semitones} semitones.
 - Conditions: by chance hesitations, a room (RT60 {ears.rt60_s} s), white noise, pink noise, hum or babble (SNR \
 {ears.snr_db} dB), a microphone {ears.drive_db} dB too loud, a telephone; never muffled speech or lost packets.
-- In {ears.strange_share:.0%} of what is said one to three words are replaced by any of the tower's vocabulary.
-- SpecAugment: {ears.mel_masks} masks of up to {ears.mel_mask_bands} of 80 mel bands, {ears.time_masks_per_s} a second \
-of up to {ears.time_mask_s} s.
 - Loss: cross-entropy of the words, plus {ears.distance_weight} times the distance from the untouched encoder's states \
 of the clean clip.
 - Of the change that training made {ears.kept_share:.0%} is kept.
