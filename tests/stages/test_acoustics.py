@@ -28,6 +28,7 @@ def params() -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["acoustics"].update(num_manner_clips=16, num_ordinary_clips=2, num_checked=8, max_steps=16, save_steps=8)
     values["acoustics"].update(per_device_train_batch_size=8, learning_rate=6.0e-2)
+    values["voice"]["snr_db"] = [15.0, 20.0]  # the question itself is heard
     return Params.model_validate(values)
 
 
