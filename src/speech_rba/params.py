@@ -83,6 +83,10 @@ class Ears(Group):
     rt60_s: Range
     drive_db: Range
     hesitant_share: Share
+    mel_masks: Count
+    mel_mask_bands: Annotated[int, Interval(ge=0, le=80)]
+    time_masks_per_s: Annotated[float, Ge(0)]
+    time_mask_s: Annotated[float, Ge(0)]
 
 
 class Acoustics(Group):

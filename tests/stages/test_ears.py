@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -12,7 +13,7 @@ from speech_rba.model.audio_tower import load_audio_tower
 from speech_rba.params import Params
 from speech_rba.records import Message, Row, Sampling, write_jsonl
 from speech_rba.stages import base, ears
-from speech_rba.training.ears import training_order
+from speech_rba.training.ears import mask, training_order
 
 ROOT = Path(__file__).parents[2]
 ACOUSTICS = ROOT / "artifacts/acoustics"
@@ -78,3 +79,19 @@ def test_a_pass_sees_every_text_once_and_like_lengths_share_a_batch():
     assert sorted(order[:6]) == sorted(order[6:]) == list(range(6))
     batches = [{lengths[place] // 50 for place in order[i : i + 2]} for i in range(0, 12, 2)]
     assert batches.count({0, 1}) == 2  # 12 with 90, once a pass
+
+
+def test_masks_silence_bands_and_moments_and_nothing_else(params):
+    settings = params.ears.model_copy(
+        update={"mel_masks": 1, "mel_mask_bands": 8, "time_masks_per_s": 1.0, "time_mask_s": 0.1}
+    )
+    features = torch.rand(80, 200) + 1  # two seconds
+    features[0, 0] = 0.5
+    masked = mask(features, settings, np.random.default_rng(5))
+    silent = masked != features
+    assert silent.any() and (masked[silent] == 0.5).all()
+    bands, moments = silent.all(1), silent.all(0)
+    assert 1 <= bands.sum() <= 8 and 1 <= moments.sum() <= 20
+    assert torch.equal(silent, bands[:, None] | moments[None])
+    none = settings.model_copy(update={"mel_masks": 0, "time_masks_per_s": 0.0})
+    assert torch.equal(mask(features, none, np.random.default_rng(0)), features)

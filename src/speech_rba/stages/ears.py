@@ -35,7 +35,7 @@ VOICES_PER_TEXT = 2  # a text is spoken once by each and kept: speaking takes as
 
 
 class Speech(Dataset):
-    """(clean, spoiled, text) of each place of `order`: the speech is made once, what spoils it is drawn anew."""
+    """(clean, spoiled, text, rng) of each place of `order`: speech is made once, what spoils it is drawn anew."""
 
     def __init__(self, texts: list[str], order: list[int], allowed: list[str], talkers: list, ears: Ears):
         self.texts, self.order, self.allowed, self.talkers, self.ears = texts, order, allowed, talkers, ears
@@ -44,12 +44,12 @@ class Speech(Dataset):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str, np.random.Generator]:
         rng = np.random.default_rng([self.ears.seed, index])
         clean = self.spoken(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
         spoiled = augment.in_the_wild(clean, self.talkers, self.ears, rng)
         spoiled = augment.at_level(spoiled, rng.uniform(*self.ears.level_db))[: MAX_CLIP_S * augment.SAMPLE_RATE]
-        return clean, spoiled, self.texts[self.order[index]]
+        return clean, spoiled, self.texts[self.order[index]], rng
 
     def _spoken(self, place: int, number: int) -> np.ndarray:
         rng = np.random.default_rng([self.ears.seed, place, number])
@@ -99,7 +99,7 @@ def train(tower: AudioTower, speech: Speech, ears: Ears, work: Path) -> tuple[Pe
     arguments = common(work / "ears", steps=ears.max_steps, seed=ears.seed, save_steps=ears.save_steps)
     arguments |= {"warmup_steps": ears.max_steps // 10, "learning_rate": ears.learning_rate}
     args = TrainingArguments(**arguments, per_device_train_batch_size=ears.per_device_train_batch_size)
-    trainer = EarsTrainer(model, tower, ears.distance_weight, args, train_dataset=speech, callbacks=[log])
+    trainer = EarsTrainer(model, tower, ears, args, train_dataset=speech, callbacks=[log])
     resume(trainer, log, "ears", ears.max_steps)
     return model, log
 
@@ -131,6 +131,8 @@ no person recorded.
 at {ears.rate} times their rate, {ears.pitch_semitones} semitones.
 - Conditions: by chance hesitations, a room (RT60 {ears.rt60_s} s), white noise, pink noise, hum or babble (SNR \
 {ears.snr_db} dB), a microphone {ears.drive_db} dB too loud, a telephone; never muffled speech or lost packets.
+- SpecAugment: {ears.mel_masks} masks of up to {ears.mel_mask_bands} of 80 mel bands, {ears.time_masks_per_s} a second \
+of up to {ears.time_mask_s} s.
 - Loss: cross-entropy of the words, plus {ears.distance_weight} times the distance from the untouched encoder's states \
 of the clean clip.
 - Of the change that training made {ears.kept_share:.0%} is kept.

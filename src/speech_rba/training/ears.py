@@ -1,8 +1,7 @@
 """The ears learn to hear speech in rooms, noises and lines as they hear it clean: LoRA on a frozen Whisper.
 
 The loss is the cross-entropy of the words that were said, plus how far the encoder's states of the spoiled clip are
-from those of the untouched encoder for the clean clip, relative
-to their power.
+from those of the untouched encoder for the clean clip, relative to their power.
 """
 
 import numpy as np
@@ -12,8 +11,10 @@ from transformers import Trainer
 
 from speech_rba.model.audio_tower import SAMPLING_RATE, AudioTower, encode_features, mel_features, start_ids, window_s
 from speech_rba.model.language import fast_products
+from speech_rba.params import Ears
 
 LINEAR = r"self_attn\.(q|k|v|out)_proj|encoder_attn\.(q|k|v|out)_proj|fc1|fc2"
+FRAMES_PER_S = 100
 SORTED_BATCHES = 32  # batches whose clips are sorted together, so that like lengths share a window
 
 
@@ -36,25 +37,42 @@ def training_order(lengths: list[int], num_batches: int, batch_size: int, seed: 
     return order[: num_batches * batch_size]
 
 
-class EarsTrainer(Trainer):
-    """transformers' Trainer over items (clean, spoiled, text): float32 clips at 16 kHz and what they say."""
+def mask(features: torch.Tensor, ears: Ears, rng: np.random.Generator) -> torch.Tensor:
+    """Log-mel features (mel bands, 100 a second) with some bands and some moments silent (SpecAugment, 1904.08779)."""
+    num_mels, num_frames = features.shape
+    features, silence = features.clone(), features.min()
+    for _ in range(ears.mel_masks):
+        width = rng.integers(ears.mel_mask_bands + 1)
+        start = rng.integers(num_mels - width + 1)
+        features[start : start + width] = silence
+    for _ in range(round(ears.time_masks_per_s * num_frames / FRAMES_PER_S)):
+        width = rng.integers(round(ears.time_mask_s * FRAMES_PER_S) + 1)
+        start = rng.integers(num_frames - width + 1)
+        features[:, start : start + width] = silence
+    return features
 
-    def __init__(self, model: PeftModel, tower: AudioTower, distance_weight: float, *args, **kwargs):
-        self.tower, self.distance_weight, self.silence = tower, distance_weight, tower.silence
+
+class EarsTrainer(Trainer):
+    """transformers' Trainer over items (clean, spoiled, text, rng): float32 clips at 16 kHz, what they say, chance."""
+
+    def __init__(self, model: PeftModel, tower: AudioTower, ears: Ears, *args, **kwargs):
+        self.tower, self.ears, self.silence = tower, ears, tower.silence
         super().__init__(model, *args, data_collator=self.collate, **kwargs)
 
     def _get_train_sampler(self, *_):
         return torch.utils.data.SequentialSampler(self.train_dataset)  # `training_order` has shuffled it
 
-    def collate(self, items: list[tuple[np.ndarray, np.ndarray, str]]) -> dict:
+    def collate(self, items: list[tuple[np.ndarray, np.ndarray, str, np.random.Generator]]) -> dict:
         """Log-mel features of both clips in one window, and the tokens that the decoder reads and shall write."""
-        seconds = window_s(max(len(spoiled) for _, spoiled, _ in items) / SAMPLING_RATE)
+        cleans, spoileds, said, rngs = zip(*items, strict=True)
+        seconds = window_s(max(map(len, spoileds)) / SAMPLING_RATE)
+        spoiled = mel_features(self.tower, list(spoileds), seconds)
         start, end = start_ids(self.tower.tokenizer), self.tower.model.config.eos_token_id
-        texts = [self.tower.tokenizer(f" {text}", add_special_tokens=False).input_ids for *_, text in items]
+        texts = [self.tower.tokenizer(f" {text}", add_special_tokens=False).input_ids for text in said]
         length = max(map(len, texts))
         return {
-            "clean": mel_features(self.tower, [clean for clean, *_ in items], seconds),
-            "spoiled": mel_features(self.tower, [spoiled for _, spoiled, _ in items], seconds),
+            "clean": mel_features(self.tower, list(cleans), seconds),
+            "spoiled": torch.stack([mask(f, self.ears, rng) for f, rng in zip(spoiled, rngs, strict=True)]),
             "input_ids": torch.tensor([start + t + [end] * (length - len(t)) for t in texts]),
             "labels": torch.tensor([[-100] * (len(start) - 1) + t + [end] + [-100] * (length - len(t)) for t in texts]),
         }
@@ -74,5 +92,5 @@ class EarsTrainer(Trainer):
             logits = whisper.proj_out(decoded[kept])
         distance = (states.float() - wanted).pow(2).mean() / wanted.pow(2).mean()
         words = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"][kept])
-        loss = words + self.distance_weight * distance
+        loss = words + self.ears.distance_weight * distance
         return (loss, {}) if return_outputs else loss
