@@ -1,11 +1,14 @@
 """Samples per second of a reinforcement step, ours against TRL's GRPO as it comes: `make bench`.
 
 Both sample answers to the same written prompts from the same language model with the same adapter, reward them for
-their length and update; in turn, pair by pair. Ours computes a chat's beginning once and a prompt once for its group,
-samples with its own engine and makes logits for real tokens alone.
+their length and update; in turn, pair by pair, each in a process of its own that has warmed up. Ours computes a chat's
+beginning once and a prompt once for its group, samples with its own engine and the adapter merged, and makes logits for
+real tokens alone, a few rows at a time.
 """
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,13 +19,14 @@ from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig, GRPOTrainer
 
 from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
-from speech_rba.model.student import Student, untrained
+from speech_rba.model.student import untrained
 from speech_rba.params import Params, load_params
+from speech_rba.stages import keep_freed_memory
 from speech_rba.stages.align import rba_batch
 from speech_rba.training.rba import RbaTrainer
 from speech_rba.training.store import Example
 
-NUM_PAIRS, STEPS = 3, 2
+NUM_PAIRS, STEPS = 5, 2
 
 
 def length(completion_ids, **_) -> list[float]:
@@ -45,12 +49,17 @@ def adapted(model: torch.nn.Module, params: Params):
     )
 
 
-def ours(student: Student, questions: list[str], params: Params, seed: int) -> RbaTrainer:
+def ours(questions: list[str], params: Params, seed: int) -> RbaTrainer:
+    keep_freed_memory()  # as every stage does
+    student = untrained(params.assets, params.base, None, fast_dtype())
     examples = [Example(None, None, prompt, prompt, []) for prompt in student.read(questions)]
     return RbaTrainer(adapted(student, params), examples, settings(params, seed), [length], 0.0)
 
 
-def theirs(model, tokenizer, questions: list[str], params: Params, seed: int) -> GRPOTrainer:
+def theirs(questions: list[str], params: Params, seed: int) -> GRPOTrainer:
+    name = params.assets.language_model
+    model, tokenizer = load_language_model(name, fast_dtype()), load_tokenizer(name)
+    model.set_attn_implementation("sdpa")
     system = {"role": "system", "content": params.assets.system_prompt}
     chats = [{"prompt": [system, {"role": "user", "content": question}]} for question in questions]
     return GRPOTrainer(
@@ -58,26 +67,33 @@ def theirs(model, tokenizer, questions: list[str], params: Params, seed: int) ->
     )
 
 
-def seconds(trainer) -> float:
+def seconds(side: str, seed: int) -> float:
+    """What STEPS steps take, after as many to warm up."""
+    params, make = load_params(), {"ours": ours, "theirs": theirs}[side]
+    topics = [topic for topic in Path("data/topics.txt").read_text().split("\n") if topic]
+    questions = [f"Could you tell me something about {topic}?" for topic in topics[:64]]
+    make(questions, params, seed + 100).train()
+    trainer = make(questions, params, seed)
     began = time.perf_counter()
     trainer.train()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    params, name = load_params(), load_params().assets.language_model
-    topics = [topic for topic in Path("data/topics.txt").read_text().split("\n") if topic]
-    questions = [f"Could you tell me something about {topic}?" for topic in topics[:64]]
-    samples, ratios = STEPS * rba_batch(params), []
-    for pair in range(NUM_PAIRS + 1):  # the first warms up
-        mine = seconds(ours(untrained(params.assets, params.base, None, fast_dtype()), questions, params, pair))
-        stock = load_language_model(name, fast_dtype())
-        stock.set_attn_implementation("sdpa")
-        rival = seconds(theirs(stock, load_tokenizer(name), questions, params, pair))
-        if pair:
-            ratios.append(rival / mine)
-            print(f"{samples / mine:.2f} against {samples / rival:.2f} samples/s, {ratios[-1]:.2f} times", flush=True)
-    print(f"a step of {rba_batch(params)} answers: median {statistics.median(ratios):.2f} times TRL's, n = {NUM_PAIRS}")
+    if sys.argv[1:]:
+        print(seconds(sys.argv[1], int(sys.argv[2])))
+        return
+    answers, ratios = rba_batch(load_params()), []
+    for pair in range(NUM_PAIRS):
+        took = {}
+        for side in ("ours", "theirs"):
+            command = [sys.executable, __file__, side, str(pair)]
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            took[side] = float(said.stdout.split()[-1])
+        speeds = [STEPS * answers / took[side] for side in ("ours", "theirs")]
+        ratios.append(speeds[0] / speeds[1])
+        print(f"{speeds[0]:.2f} against {speeds[1]:.2f} samples/s, {ratios[-1]:.2f} times", flush=True)
+    print(f"a step of {answers} answers: median {statistics.median(ratios):.2f} times TRL's, n = {NUM_PAIRS}")
 
 
 if __name__ == "__main__":

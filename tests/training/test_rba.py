@@ -39,7 +39,7 @@ def test_the_teacher_is_the_student_without_adapter_that_reads(trainer):
     ids, mask = pad_right(completions, 2)
     model = trainer.model.eval()
     unique, owners = torch.tensor(places).unique(return_inverse=True)
-    found = completion_logps(trainer.teacher_logits(unique, owners, ids, mask), ids, mask).sum(1)
+    found = completion_logps(trainer.teacher_hidden(unique, owners, ids, mask), model.head, ids, mask)[0].sum(1)
     with model.disable_adapter():
         written = [trainer.examples[i].written for i in places]
         expected = sequence_logps(model.base_model.model, written, completions)
@@ -58,9 +58,9 @@ def test_equal_rewards_leave_the_divergence_from_the_teacher_as_the_loss(trainer
     ids, mask = pad_right(kept, 2)
     answers = {"completion_ids_BC": ids, "completion_mask_BC": mask, "owners_B": torch.tensor([0, 0])}
     with torch.no_grad():
-        ours = student([example.spoken], **answers).log_softmax(-1)
+        ours = student.head(student([example.spoken], **answers)).log_softmax(-1)
         with trainer.model.disable_adapter():
-            theirs = student([example.written], **answers).log_softmax(-1)
+            theirs = student.head(student([example.written], **answers)).log_softmax(-1)
     expected = (ours.exp() * (ours - theirs)).sum(-1).mean()
     assert expected > 0.01 and loss.item() == pytest.approx(0.5 * expected.item(), rel=1e-3)
     loss.backward()

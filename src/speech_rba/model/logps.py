@@ -1,9 +1,12 @@
 """Log-probabilities of given completions."""
 
 import torch
+from torch import nn
 
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.speech_student import SpeechStudent
+
+ROWS = 128  # of the table over the vocabulary that is held at once: 25 MB of 49,152 words
 
 
 def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,9 +16,41 @@ def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tenso
     return torch.tensor([i + [pad] * (length - len(i)) for i in ids]), mask
 
 
-def token_logps(logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
-    """The log-probability (N,) of each of `ids_N`, in float32."""
-    return -torch.nn.functional.cross_entropy(logits_NV.float(), ids_N, reduction="none")
+class _TokenLogps(torch.autograd.Function):
+    """The table over the vocabulary exists a few rows at a time, and the gradient is taken while it does.
+
+    d log p(w) / d hidden = weight[w] - sum over v of p(v) weight[v]. The weight itself is frozen.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, ids_N):
+        found, entropies, gradients = [], [], []
+        for hidden, ids in zip(hidden_ND.split(ROWS), ids_N.split(ROWS), strict=True):
+            logps = (hidden @ weight_VD.T).float().log_softmax(-1)
+            probs = logps.exp()
+            found.append(logps.gather(1, ids[:, None])[:, 0])
+            entropies.append(-(probs[:, None] @ logps[:, :, None]).view(-1))
+            if ctx.needs_input_grad[0]:
+                gradients.append(weight_VD[ids] - probs.to(weight_VD.dtype) @ weight_VD)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        entropies = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropies)
+        return torch.cat(found), entropies
+
+    @staticmethod
+    def backward(ctx, grad_N, _):
+        (gradients_ND,) = ctx.saved_tensors
+        return grad_N[:, None].to(gradients_ND.dtype) * gradients_ND, None, None
+
+
+def token_logps(hidden_ND: torch.Tensor, head: nn.Linear, ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-probability (N,) of each of `ids_N` after its hidden state, and the entropy (N,) there; in float32.
+
+    Gradients reach the hidden states from the log-probabilities alone.
+    """
+    assert head.bias is None and not head.weight.requires_grad
+    return _TokenLogps.apply(hidden_ND, head.weight, ids_N)
 
 
 def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
@@ -24,13 +59,16 @@ def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
     return (logp.exp() * (logp - logq)).sum(-1)
 
 
-def completion_logps(logits_NV: torch.Tensor, ids_BC: torch.Tensor, mask_BC: torch.Tensor) -> torch.Tensor:
-    """The log-probability (B, C) of each completion token from the student's logits; 0 for padding."""
+def completion_logps(
+    hidden_ND: torch.Tensor, head: nn.Linear, ids_BC: torch.Tensor, mask_BC: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-probability (B, C) of each completion token, and the entropy (B, C) there; 0 for padding."""
     kept = mask_BC.bool()
-    return spread(token_logps(logits_NV, ids_BC[kept]), kept)
+    logps_N, entropies_N = token_logps(hidden_ND, head, ids_BC[kept])
+    return _spread(logps_N, kept), _spread(entropies_N, kept)
 
 
-def spread(values_N: torch.Tensor, kept_BC: torch.Tensor) -> torch.Tensor:
+def _spread(values_N: torch.Tensor, kept_BC: torch.Tensor) -> torch.Tensor:
     """The values at the places that are kept, row by row; 0 elsewhere."""
     return torch.zeros_like(kept_BC, dtype=values_N.dtype).masked_scatter(kept_BC, values_N)
 
@@ -41,5 +79,5 @@ def sequence_logps(student: SpeechStudent, prompts: list[SoftTokens], completion
     unique = list({id(p): p for p in prompts}.values())
     place = {id(p): i for i, p in enumerate(unique)}
     ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
-    logits = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
-    return completion_logps(logits, ids, mask).sum(1)
+    hidden = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
+    return completion_logps(hidden, student.head, ids, mask)[0].sum(1)

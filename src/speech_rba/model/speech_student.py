@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -74,10 +75,10 @@ class SpeechStudent(PreTrainedModel):
         self, prompts: list[SoftTokens], owners_B: torch.Tensor, completion_ids_BC: torch.Tensor,
         completion_mask_BC: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        """Logits (N, V) of the N completion tokens that the mask keeps, row by row, given `prompts[owners_B[b]]`.
+        """What `head` turns into logits: the last hidden state (N, D) before each of the N completion tokens that the
+        mask keeps, row by row, given `prompts[owners_B[b]]`.
 
-        The prefix is computed once for all and a prompt once for all its completions; padding gets no logits, which are
-        a third of the memory and time of a training step.
+        The prefix is computed once for all and a prompt once for all its completions.
         """
         cache = Cache(layer_class_to_replicate=DynamicLayer)
         prefix = embed(self.language_model, self.prefix_ids)
@@ -94,8 +95,12 @@ class SpeechStudent(PreTrainedModel):
                 use_cache=True,
             ).last_hidden_state
             hidden = torch.cat([hidden, rest], dim=1)
-        # flat: torch copies the output matrix for every row of a batch that is not contiguous
-        return self.language_model.get_output_embeddings()(hidden[completion_mask_BC.bool()])
+        return hidden[completion_mask_BC.bool()]
+
+    @property
+    def head(self) -> nn.Linear:
+        """Logits (N, V) of hidden states (N, D)."""
+        return self.language_model.get_output_embeddings()
 
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """Token ids that answer each prompt; `sampling` as for `generation.generate`."""

@@ -23,7 +23,8 @@ class DpoTrainer(DistillationTrainer):
         owners = torch.arange(len(spoken)).repeat(2)
         both = {"prompts": spoken, "owners_B": owners, "completion_ids_BC": ids, "completion_mask_BC": mask}
         with torch.no_grad(), unwrapped.disable_adapter():
-            before = completion_logps(unwrapped(**both), ids, mask).sum(1)
-        gained, lost = (completion_logps(model(**both), ids, mask).sum(1) - before).split(len(spoken))
+            before = completion_logps(unwrapped(**both), unwrapped.head, ids, mask)[0].sum(1)
+        after = completion_logps(model(**both), unwrapped.head, ids, mask)[0].sum(1)
+        gained, lost = (after - before).split(len(spoken))
         loss = -torch.nn.functional.logsigmoid(self.beta * (gained - lost)).mean()
         return (loss, {}) if return_outputs else loss

@@ -16,7 +16,7 @@ class KdTrainer(DistillationTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         with torch.no_grad(), unwrapped.disable_adapter():
             teacher = unwrapped(**inputs | {"prompts": written})
-        loss = divergence(teacher, model(**inputs)).mean()
+        loss = divergence(unwrapped.head(teacher), unwrapped.head(model(**inputs))).mean()
         return (loss, {}) if return_outputs else loss
 
 

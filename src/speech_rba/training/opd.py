@@ -7,6 +7,7 @@ from transformers import Trainer
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import divergence, pad_right
 from speech_rba.training.loop import DistillationTrainer
+from speech_rba.training.sampling import sampler
 
 
 class OpdTrainer(DistillationTrainer):
@@ -23,16 +24,13 @@ class OpdTrainer(DistillationTrainer):
         sampled = {"owners_B": torch.arange(len(spoken)), "completion_ids_BC": ids, "completion_mask_BC": mask}
         with torch.no_grad(), unwrapped.disable_adapter():
             teacher = unwrapped(prompts=inputs["written"], **sampled)
-        loss = divergence(model(prompts=spoken, **sampled), teacher).mean()
+        loss = divergence(unwrapped.head(model(prompts=spoken, **sampled)), unwrapped.head(teacher)).mean()
         return (loss, {}) if return_outputs else loss
 
 
 def own_answers(trainer: Trainer, model: PeftModel, spoken: list[SoftTokens]) -> list[list[int]]:
     """One answer to each prompt, sampled from the student as it is; the same at the same step, also after a kill."""
-    was_training = model.training
-    model.eval()
     seed = trainer.args.seed * 1_000_003 + trainer.state.global_step
     sampling = {"max_new_tokens": trainer.max_new_tokens, "temperature": 1.0, "top_p": 1.0, "seed": seed}
-    completions = model.base_model.model.answer(spoken, batch_size=len(spoken), **sampling)
-    model.train(was_training)
-    return completions
+    with sampler(model) as student:
+        return student.answer(spoken, batch_size=len(spoken), **sampling)

@@ -15,10 +15,11 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
-from speech_rba.model.logps import completion_logps, divergence, spread
+from speech_rba.model.logps import completion_logps, divergence
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.params import Rba
 from speech_rba.training import rewards
+from speech_rba.training.sampling import sampler
 from speech_rba.training.store import Example
 
 
@@ -47,15 +48,12 @@ class RbaTrainer(GRPOTrainer):
         places, owners = input_ids[:, 0].unique(return_inverse=True)
         prompts = [self.examples[i].spoken for i in places.tolist()]
         ids, mask = input_ids[:, 1:], attention_mask[:, 1:]
-        logits = model(prompts=prompts, owners_B=owners, completion_ids_BC=ids, completion_mask_BC=mask)
+        hidden = model(prompts=prompts, owners_B=owners, completion_ids_BC=ids, completion_mask_BC=mask)
+        head = self.accelerator.unwrap_model(model).head
         if self.dense and torch.is_grad_enabled():  # the update's call, whose loss `_compute_loss` adds this to
-            self.divergence = divergence(logits, self.teacher_logits(places, owners, ids, mask)).mean()
-        entropies = None
-        if compute_entropy:
-            with torch.no_grad():
-                logprobs = logits.float().log_softmax(-1)
-                entropies = spread(-(logprobs.exp() * logprobs).sum(-1), mask.bool())
-        return completion_logps(logits, ids, mask), entropies, None
+            self.divergence = divergence(head(hidden), head(self.teacher_hidden(places, owners, ids, mask))).mean()
+        logps, entropies = completion_logps(hidden, head, ids, mask)
+        return logps, entropies if compute_entropy else None, None
 
     def _compute_loss(self, model, inputs):
         loss = super()._compute_loss(model, inputs)
@@ -65,8 +63,8 @@ class RbaTrainer(GRPOTrainer):
         return loss + self.dense * self.divergence / self.current_gradient_accumulation_steps
 
     @torch.no_grad()
-    def teacher_logits(self, places: torch.Tensor, owners_B, ids_BC, mask_BC) -> torch.Tensor:
-        """The logits (N, V) of the same completion tokens by the teacher: the student without adapter, who reads."""
+    def teacher_hidden(self, places: torch.Tensor, owners_B, ids_BC, mask_BC) -> torch.Tensor:
+        """The hidden states (N, D) before the same tokens of the teacher: the student without adapter, who reads."""
         model = self.accelerator.unwrap_model(self.model)
         written = [self.examples[i].written for i in places.tolist()]
         with model.disable_adapter():
@@ -79,21 +77,18 @@ def student_of(model: PeftModel) -> SpeechStudent:
 
 def rollout(prompts: list[str], trainer: RbaTrainer) -> dict:
     """Sampled answers to each prompt; equal neighbours are one group, whose prompt is computed once."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
     groups = prompts[:: trainer.num_generations]
     assert prompts == [p for p in groups for _ in range(trainer.num_generations)]
-    was_training = model.training
-    model.eval()
-    completions = student_of(model).answer(
-        [trainer.examples[int(p)].spoken for p in groups],
-        max_new_tokens=trainer.args.max_completion_length,
-        temperature=trainer.args.temperature,
-        top_p=1.0,
-        seed=trainer.args.seed * 1_000_003 + trainer.state.global_step,  # the same after a resume
-        batch_size=len(prompts),
-        num_generations=trainer.num_generations,
-    )
-    model.train(was_training)
+    with sampler(trainer.accelerator.unwrap_model(trainer.model)) as student:
+        completions = student.answer(
+            [trainer.examples[int(p)].spoken for p in groups],
+            max_new_tokens=trainer.args.max_completion_length,
+            temperature=trainer.args.temperature,
+            top_p=1.0,
+            seed=trainer.args.seed * 1_000_003 + trainer.state.global_step,  # the same after a resume
+            batch_size=len(prompts),
+            num_generations=trainer.num_generations,
+        )
     return {"prompt_ids": [[int(p)] for p in prompts], "completion_ids": completions, "logprobs": None}
 
 

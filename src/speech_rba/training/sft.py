@@ -12,7 +12,8 @@ class SftTrainer(DistillationTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         kept = inputs["completion_mask_BC"].bool()
-        loss = -token_logps(model(**inputs), inputs["completion_ids_BC"][kept]).mean()
+        head = self.accelerator.unwrap_model(model).head
+        loss = -token_logps(model(**inputs), head, inputs["completion_ids_BC"][kept])[0].mean()
         return (loss, {}) if return_outputs else loss
 
 

@@ -1,0 +1,34 @@
+"""Log-probabilities and entropies that never hold the table over the vocabulary whole."""
+
+import pytest
+import torch
+from torch import nn
+
+from speech_rba.model.logps import ROWS, token_logps
+
+
+def head(weight: torch.Tensor) -> nn.Linear:
+    layer = nn.Linear(*weight.T.shape, bias=False).requires_grad_(False)
+    layer.weight.data = weight
+    return layer
+
+
+def test_by_hand():
+    """Logits 0 and ln 3: probabilities 1/4 and 3/4, of which the second was taken."""
+    hidden = torch.tensor([[3.0]]).log()
+    logps, entropies = token_logps(hidden, head(torch.tensor([[0.0], [1.0]])), torch.tensor([1]))
+    assert logps.item() == pytest.approx(-0.2877, abs=1e-4)  # ln 0.75
+    assert entropies.item() == pytest.approx(0.5623, abs=1e-4)  # 0.25 ln 4 - 0.75 ln 0.75
+
+
+def test_more_rows_than_are_held_at_once_have_the_values_and_gradients_of_autograd():
+    torch.manual_seed(0)
+    hidden, ids = torch.randn(2 * ROWS + 3, 16, requires_grad=True), torch.randint(50, (2 * ROWS + 3,))
+    layer, weights = head(torch.randn(50, 16)), torch.randn(2 * ROWS + 3)
+    logps, entropies = token_logps(hidden, layer, ids)
+    plain = layer(hidden).log_softmax(-1)
+    expected = plain.gather(1, ids[:, None])[:, 0]
+    assert torch.allclose(logps, expected, atol=1e-5)
+    assert torch.allclose(entropies, -(plain.exp() * plain).sum(-1), atol=1e-5)
+    found, wanted = (torch.autograd.grad((x * weights).sum(), hidden)[0] for x in (logps, expected))
+    assert (found - wanted).norm() / wanted.norm() < 1e-5
