@@ -75,15 +75,19 @@ class Browser:
         self.wait_for(lambda: self.evaluate(f"!!({found})"), 60, f"nothing to click that says {words!r}")
         self.evaluate(f"({found}).click()")
 
-    def click_until(self, words: str, done: Callable[[], bool]) -> None:
-        """Clicks, and again where nothing comes of it in ten seconds: a page that still builds itself may miss it."""
-        found = FIND.replace("WORDS", json.dumps(words))
-        clicked, deadline = 0.0, time.monotonic() + 60
+    def click_until(self, done: Callable[[], bool], *words: str) -> None:
+        """Clicks the first of `words` that is there, and again where nothing comes of it in ten seconds.
+
+        A page that still builds itself may miss a click, and a busy server refuse what a form sends when it closes.
+        """
+        clicked, deadline = 0.0, time.monotonic() + 120
         while not done():
-            assert time.monotonic() < deadline, f"nothing came of clicking {words!r}"
-            if time.monotonic() > clicked + 10 and self.evaluate(f"!!({found})"):
-                self.evaluate(f"({found}).click()")
-                clicked = time.monotonic()
+            assert time.monotonic() < deadline, f"nothing came of clicking {words}; the page says: {self.text()}"
+            if time.monotonic() > clicked + 10:
+                finds = [FIND.replace("WORDS", json.dumps(word)) for word in words]
+                if found := next((find for find in finds if self.evaluate(f"!!({find})")), None):
+                    self.evaluate(f"({found}).click()")
+                    clicked = time.monotonic()
             time.sleep(0.2)
 
     def picture(self, path: Path) -> None:

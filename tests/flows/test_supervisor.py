@@ -211,8 +211,8 @@ def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp
         page.picture(tmp_path / "run.png")
         page.open(f"{up.prefect}/deployments/deployment/{up.deployment}", "nightly")
         assert json.loads(get(schedules)) == []
-        page.click_until("Schedule", lambda: "Save" in page.text())
-        page.click_until("Save", lambda: json.loads(get(schedules)) != [])
+        page.click_until(lambda: "Save" in page.text(), "Schedule")
+        page.click_until(lambda: json.loads(get(schedules)) != [], "Save", "Schedule")
         page.expect("Hourly")
         page.picture(tmp_path / "deployment.png")
         page.open(f"{up.mlflow}/#/models", "Registered Models")
