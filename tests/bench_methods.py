@@ -1,7 +1,7 @@
 """Every method on the same clips, budget and seeds: `make compare`, after `make run`, prints Markdown tables.
 
 Each seed trains and answers in work/compare/SEED, from the artifacts of the last run; what is there already is kept, so
-a run that was stopped goes on. The budget is wall-clock, set by `max_steps` in params.yaml; minutes are printed.
+a run that was stopped goes on. Every method gets MINUTES of wall-clock: a few steps of each tell how many that is here.
 """
 
 import json
@@ -19,12 +19,15 @@ from speech_rba.records import ALIGNMENT, Answer, read_jsonl
 
 METHODS = ["sft", "kd", "opd", "dpo", "rba"]
 RIVALS = ["cascade", "base"]
+MINUTES, WARM_START = 4.0, 0.4  # for each adapter, and what share of it `rba` spends on its warm start
+PACE = 5  # steps, of which the first is not counted
 JUDGED = [  # suite, metric, decimals, scale
     (ALIGNMENT, "reference_logp", 3, 1),
     (ALIGNMENT, "teacher_pmi", 3, 1),
     ("spoken_qa", "accuracy", 1, 100),
 ]
 ARTIFACTS = Path("artifacts").resolve()
+INPUTS = {"rows": "synthesize", "features": "features", "validation": "validate", "base": "base"}
 SHARED = ["synthesize", "voice", "features", "validate", "gate", "base"]
 
 
@@ -32,27 +35,46 @@ def main() -> None:
     seeds = [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
     if not (ARTIFACTS / "gate/gate.json").exists():
         sys.exit("error: artifacts/ is empty: run `make run` first")
-    folders = [train(Path(f"work/compare/{seed}").resolve(), seed) for seed in seeds]
+    budget = steps(Path("work/compare/pace").resolve())
+    folders = [train(Path(f"work/compare/{seed}").resolve(), seed, budget) for seed in seeds]
     cost(folders)
     answers = [read_jsonl(folder / "evaluate/answers.jsonl", Answer) for folder in folders]
     for suite, metric, decimals, scale in JUDGED:
         show(answers, suite, metric, decimals, scale)
 
 
-def train(folder: Path, seed: int) -> Path:
+def steps(folder: Path) -> dict[str, dict[str, int]]:
+    """What of align.METHOD in params.yaml fills MINUTES, by method."""
+    few = {method: {"max_steps": PACE} for method in METHODS} | {"rba": {"warm_start_steps": 0, "max_steps": PACE}}
+    align(folder, 0, few)
+    pace = {}
+    for method in METHODS:
+        minutes = [json.loads(line)["minutes"] for line in (folder / f"align/{method}/log.jsonl").open()]
+        pace[method] = (minutes[-1] - minutes[0]) / (len(minutes) - 1)
+    found = {method: {"max_steps": round(MINUTES / pace[method])} for method in METHODS}
+    warm = {"warm_start_steps": round(WARM_START * MINUTES / pace["sft"])}
+    return found | {"rba": warm | {"max_steps": round((1 - WARM_START) * MINUTES / pace["rba"])}}
+
+
+def train(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> Path:
     """The adapters and answers of one seed."""
+    align(folder, seed, budget)
+    stage(folder, "evaluate", INPUTS | {"data": "data", "voice": "voice", "methods": "align", "out": "evaluate"})
+    return folder
+
+
+def align(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["align"] |= {"methods": METHODS, "seed": seed, "start_from": None}
+    for method, given in budget.items():
+        values["align"][method] |= given
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     for name, place in {"data": Path("data").resolve()} | {name: ARTIFACTS / name for name in SHARED}.items():
         if not (folder / name).exists():
             os.symlink(place, folder / name)
-    inputs = {"rows": "synthesize", "features": "features", "validation": "validate", "base": "base"}
     for method in METHODS:
-        stage(folder, "align", inputs | {"gate": "gate", "method": method, "out": f"align/{method}"})
-    stage(folder, "evaluate", inputs | {"data": "data", "voice": "voice", "methods": "align", "out": "evaluate"})
-    return folder
+        stage(folder, "align", INPUTS | {"gate": "gate", "method": method, "out": f"align/{method}"})
 
 
 def stage(folder: Path, name: str, arguments: dict[str, str]) -> None:
@@ -62,7 +84,7 @@ def stage(folder: Path, name: str, arguments: dict[str, str]) -> None:
 
 
 def cost(folders: list[Path]) -> None:
-    print("\n| method | minutes a seed | steps | answers of the teacher or samples |\n|---|---|---|---|")
+    print("\n| method | minutes by seed | steps | answers of the teacher or samples |\n|---|---|---|---|")
     for method in METHODS:
         found = [json.loads((folder / f"align/{method}/training.json").read_text()) for folder in folders]
         minutes = ", ".join(f"{f['minutes']:.1f}" for f in found)

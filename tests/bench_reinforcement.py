@@ -26,7 +26,7 @@ from speech_rba.stages.align import rba_batch
 from speech_rba.training.rba import RbaTrainer
 from speech_rba.training.store import Example
 
-NUM_PAIRS, STEPS = 5, 2
+NUM_PAIRS, STEPS = 3, 2
 
 
 def length(completion_ids, **_) -> list[float]:
