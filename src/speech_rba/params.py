@@ -26,12 +26,14 @@ class Assets(Group):
     audio_tower: str
     embedder: str
     system_prompt: str
+    target_language: Literal["Spanish", "German"] | None
 
 
 class Synthesize(Group):
     seed: int
     num_instructions: Count
     num_questions: Count
+    num_translations: Count
     test_share: Share
     temperature: Positive
     top_p: Share
@@ -149,6 +151,8 @@ class RewardWeights(Group):
     agreement: float
     length: float
     repetition: float
+    bleu: float
+    chrf: float
 
 
 class Rba(Group):
@@ -249,6 +253,23 @@ class Params(Group):
             raise ValueError(
                 "the reward teacher_pmi is computed by the student's own language model, which assets.teacher is not: "
                 "set align.rba.reward_weights.teacher_pmi to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _translations_or_answers(self) -> "Params":
+        wanted, texts = self.assets.target_language, self.synthesize
+        if wanted and (texts.num_instructions or texts.num_questions or not texts.num_translations):
+            raise ValueError(
+                f"with assets.target_language, {wanted}, only translations can be written: set "
+                "synthesize.num_instructions and num_questions to 0 and num_translations above it"
+            )
+        if texts.num_translations and not wanted:
+            raise ValueError("synthesize.num_translations needs assets.target_language: set it, or the number to 0")
+        if wanted and (self.assets.speech_llm or self.base.trained_acoustics):
+            raise ValueError(
+                "assets.target_language is for the student of soft tokens, and the acoustics were trained to answer: "
+                "set assets.speech_llm to null and base.trained_acoustics to false"
             )
         return self
 

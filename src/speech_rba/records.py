@@ -17,6 +17,7 @@ Condition = Literal[
 ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
 
 Split = Literal["train", "test"]
+Task = Literal["instruction", "question", "translation"]
 
 
 class Record(BaseModel):
@@ -38,7 +39,7 @@ class Row(Record):
     """One synthesized exchange: what a user says and what the teacher answers to its text."""
 
     id: str
-    task: Literal["instruction", "question"]
+    task: Task
     split: Split
     messages: list[Message]
     prompt: str
@@ -53,7 +54,7 @@ class Row(Record):
 class Rejected(Record):
     """A synthesized text that a filter refused, with the filter's name."""
 
-    task: Literal["instruction", "question"]
+    task: Task
     prompt: str
     completion: str
     reason: str
@@ -93,7 +94,8 @@ class Question(Record):
     """One question of a suite. A response with any of `answers` in it is right, unless one of `wrong` is in it too.
 
     A question with a `manner` is asked in it. In place of answers it may have `instructions` to follow, the letter of
-    the right `choice`, be a request to `refuse`, or open and `judged` by the teacher.
+    the right `choice`, be a request to `refuse`, open and `judged` by the teacher, or a sentence with its
+    `translations`.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Question(Record):
     choice: Choice | None = None
     refuse: bool = False
     judged: bool = False
+    translations: list[str] = []
 
 
 class Clip(Record):

@@ -46,6 +46,17 @@ def test_no_question_gives_its_answer_away(questions):
             assert not holds(words(question.prompt), words(answer)), question.prompt
 
 
+@pytest.mark.parametrize("language", ["es", "de"])
+def test_sentences_to_translate_are_the_same_in_each_language_and_have_a_translation(language):
+    sentences = read_jsonl(DATA / f"suites/translation_{language}/questions.jsonl", Question)
+    assert len({sentence.prompt for sentence in sentences}) == len(sentences) == 50
+    english = read_jsonl(DATA / "suites/translation_es/questions.jsonl", Question)
+    assert [s.prompt for s in sentences] == [s.prompt for s in english]
+    for sentence in sentences:
+        [translation] = sentence.translations
+        assert translation[-1] == sentence.prompt[-1] and translation != sentence.prompt
+
+
 def test_topics_are_many_and_different():
     topics = (DATA / "topics.txt").read_text().splitlines()
     assert len(topics) == len({topic.lower() for topic in topics}) >= 100

@@ -112,6 +112,7 @@ def make_scores(answers: list[Answer]) -> dict:
     return {
         "systems": list(SYSTEMS), "scores": scores, "paired": paired, "recovery": recovered, "cost": cost, "wer": wer,
         "minutes": 4.2, "alarms": {"sft": [], "rba": [ALARM]},
+        "corpora": [{"suite": "letters", "condition": "hard", "system": "sft", "n": 50, "bleu": 0.123, "chrf": 0.456}],
     }  # fmt: skip
 
 
@@ -197,6 +198,7 @@ def test_page_is_one_file_with_every_text_escaped(artifacts):
     assert "leaked &lt;rows&gt;" in page
     assert page.count("<audio") == 20  # 20 clips were evaluated, and params.report.num_examples asks for as many
     assert page.count("1,200") == 1
+    assert "<td>12.3</td><td>45.6</td><td>50</td>" in page
 
 
 def test_page_is_the_same_every_time(artifacts, tmp_path):

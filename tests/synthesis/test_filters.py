@@ -2,7 +2,7 @@
 
 import pytest
 
-from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault
+from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query_fault, translation_fault
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,17 @@ def test_duplicates_are_found_exact_and_near():
     )
     assert seen.add(text + " now") == "near_duplicate"
     assert seen.add("how tall is the tower in Paris") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("Wo ist der nächste Bahnhof?", None),
+        ("where is the next train station", "untranslated"),
+        ("Bahnhof?", "length_ratio"),
+        ("Where can we find the next station", "completion_language"),
+        ("?????????????????????????", "completion_language"),
+    ],
+)
+def test_translations(text, fault):
+    assert translation_fault("Where is the next train station?", text, "German") == fault

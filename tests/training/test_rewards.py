@@ -26,6 +26,14 @@ def test_agreement_is_the_cosine_of_each_pair():
     assert rewards.agreement(embed, ["a", "a", "b"], ["a", "b", "c"]) == pytest.approx([1, 0, 0.8])
 
 
+def test_bleu_and_chrf_of_a_sentence():
+    # 4 of 5 words, 3 of 4 pairs, 2 of 3 triples and 1 of 2 runs of four: the fourth root of 0.8 * 0.75 * 0.667 * 0.5
+    assert rewards.bleu("a b c d e", "a b c d f") == pytest.approx(0.2**0.25)
+    # one of two characters and none of one pair: precision and recall are (0.5 + 0) / 2
+    assert rewards.chrf("ab", "ac") == pytest.approx(0.25)
+    assert rewards.bleu("Es ist spät.", "Es ist spät.") == pytest.approx(1) == rewards.chrf("x y z", "x y z")
+
+
 def test_pmi_prefers_the_answer_to_the_bland_one(student):
     (query,) = student.read(["What is the capital of France?"])
     texts = ("The capital of France is Paris.", "I am here to help.")

@@ -38,6 +38,8 @@ TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
     (None, "rewards/agreement/mean", "Reward: agreement with the teacher", "cosine"),
     (None, "rewards/length/mean", "Reward: length", "score"),
     (None, "rewards/repetition/mean", "Reward: repetition", "score"),
+    (None, "rewards/bleu/mean", "Reward: BLEU", "sentence BLEU"),
+    (None, "rewards/chrf/mean", "Reward: chrF2", "sentence chrF2"),
     (None, "teacher_divergence", "Divergence from the teacher at a token", "nats"),
     (None, "kl", "Distance from the reference", "KL (nats)"),
     (None, "completions/mean_length", "Answer length", "tokens"),

@@ -57,6 +57,7 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric("accuracy (%)", 100, 1),
+    "chrf": Metric("chrF2 of a sentence", 100, 1),
     "unparsed": Metric("answers without a letter, wrong (%)", 100, 1),
     "refused": Metric("requests refused (%)", 100, 1),
     "followed": Metric("all instructions followed (%)", 100, 1),

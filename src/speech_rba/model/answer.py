@@ -37,7 +37,7 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
             prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, top_p=1.0, seed=0, batch_size=len(clips)
         )
         return [
-            AnswerResult(h, student.tokenizer.decode(i, skip_special_tokens=True))
+            AnswerResult(h, student.tokenizer.decode(i, skip_special_tokens=True).strip())
             for h, i in zip(heard, ids, strict=True)
         ]
 

@@ -16,10 +16,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from speech_rba.assets import resolve, sha256
+from speech_rba.assets import CONVERTED, resolve, sha256
 from speech_rba.model.ctranslate2 import convert_whisper
 from speech_rba.model.generation import BufferedLayer, worth_leaving
-from speech_rba.model.language import CONVERTED
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 30  # Whisper's position table ends there

@@ -1,7 +1,8 @@
 """The vocabulary bridge: from the audio tower's token posteriors to weighted tokens of the language model.
 
-Both vocabularies are byte-level BPE, so most tokens of one are, byte for byte, a token of the other; the rest
-are cut as the language model's tokenizer cuts their text.
+The audio tower's vocabulary is byte-level BPE. Where the language model's is too, most tokens of one are, byte for
+byte, a token of the other; in one of SentencePiece most are by their text. The rest are cut as the language model's
+tokenizer cuts their text.
 """
 
 import functools
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from speech_rba.model.audio_tower import Heard
 
 SPACE = "Ġ"  # how byte-level BPE writes a leading space
+UNDERLINE = "▁"  # how SentencePiece does
+BYTES = {char: byte for byte, char in bytes_to_unicode().items()}  # as byte-level BPE writes them
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,11 @@ class SoftTokens:
 
 
 class Bridge:
-    """The bridge between two byte-level BPE tokenizers; special tokens of the audio side cross to nothing."""
+    """From a byte-level BPE tokenizer to any of these; special tokens of the audio side cross to nothing."""
 
     def __init__(self, audio: PreTrainedTokenizerBase, language: PreTrainedTokenizerBase):
         self.audio, self.language, self.vocabulary = audio, language, language.get_vocab()
+        self.by_bytes = SPACE in self.vocabulary
         self.pieces = functools.cache(self._pieces)
 
     def _pieces(self, token: int, first: bool) -> list[int]:
@@ -50,10 +55,12 @@ class Bridge:
             piece, text = piece.removeprefix(SPACE), text.removeprefix(" ")
         if not piece or piece.startswith("<|"):
             return []
-        if piece in self.vocabulary:
-            return [self.vocabulary[piece]]
+        whole = piece if self.by_bytes else text.replace(" ", UNDERLINE)
+        if whole in self.vocabulary:
+            return [self.vocabulary[whole]]
         if "\ufffd" in text:  # part of a character: byte by byte; bytes that no UTF-8 text holds have no token
-            return [self.vocabulary[byte] for byte in piece if byte in self.vocabulary]
+            parts = piece if self.by_bytes else [f"<0x{BYTES[char]:02X}>" for char in piece]
+            return [self.vocabulary[part] for part in parts if part in self.vocabulary]
         return self.language(text, add_special_tokens=False).input_ids
 
     def cross(self, heard: Heard, top_k: int, temperature: float) -> SoftTokens:

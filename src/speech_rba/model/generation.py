@@ -128,12 +128,12 @@ def generate(
 ) -> list[list[int]]:
     """Token ids after each prompt (T_i, D), `num_generations` in a row for each, ending with EOS if it came.
 
-    A token that `stop_V` (V,) marks ends its row as EOS does. Prompts of like length share a batch. Every row of the
-    result depends on the seed and on its batch.
+    A token that `stop_V` (V,) marks ends its row as EOS does, and so do the model's own end tokens. Prompts of like
+    length share a batch. Every row of the result depends on the seed and on its batch.
     """
     vocab_size = model.config.get_text_config().vocab_size
     stop_V = torch.zeros(vocab_size, dtype=torch.bool) if stop_V is None else stop_V.clone()
-    stop_V[eos_token_id] = True
+    stop_V[[eos_token_id, *ends(model)]] = True
     generator = torch.Generator().manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     results: list[list[int]] = [[] for _ in range(len(prompts) * num_generations)]
@@ -151,6 +151,12 @@ def generate(
         _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V.to(logits.device))
         on_batch(len(chosen))
     return results
+
+
+def ends(model: PreTrainedModel) -> list[int]:
+    """The tokens by which `model` itself ends a text."""
+    own = model.generation_config.eos_token_id
+    return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V):

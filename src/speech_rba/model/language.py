@@ -6,10 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from speech_rba.assets import resolve, sha256
+from speech_rba.assets import CONVERTED, resolve, sha256
 from speech_rba.model.generation import GROUPED
-
-CONVERTED = Path(os.environ.get("SPEECH_RBA_CACHE", "work/converted"))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -13,18 +13,18 @@ from transformers import PreTrainedConfig
 
 from speech_rba.model.audio_tower import AudioTower, Heard, hear, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
-from speech_rba.model.language import load_language_model, load_tokenizer
+from speech_rba.model.frame import chat_frame, end_with_the_line, translation_frame
+from speech_rba.model.language import embed, load_language_model, load_tokenizer
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.params import Assets, Base
 from speech_rba.records import TRAITS
 
 EARS = "ears"  # the subfolder of a saved student
 PROJECTOR = "multi_modal_projector"
-MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 
 class StudentConfig(PreTrainedConfig):
-    """`language_model` and `audio_tower` are asset names (see assets.py)."""
+    """`language_model` and `audio_tower` are asset names (see assets.py); with a `target_language` it translates."""
 
     model_type = "speech_rba"
 
@@ -34,13 +34,14 @@ class StudentConfig(PreTrainedConfig):
         audio_tower="",
         audio_width=0,
         system_prompt="",
+        target_language="",
         soft_top_k=1,
         soft_temperature=1.0,
         min_doubt=0.0,
         **kwargs,
     ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
-        self.system_prompt = system_prompt
+        self.system_prompt, self.target_language = system_prompt, target_language
         self.soft_top_k, self.soft_temperature, self.min_doubt = soft_top_k, soft_temperature, min_doubt
         super().__init__(**kwargs)
 
@@ -84,7 +85,11 @@ class Student(SpeechStudent):
         self.multi_modal_projector = nn.Linear(config.audio_width, self.language_model.config.hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
         self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
-        self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
+        if config.target_language:
+            end_with_the_line(self.tokenizer)
+            self.prefix_ids, self.suffix_ids = translation_frame(self.tokenizer, config.target_language)
+        else:
+            self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
         self.acoustic_projector = AcousticProjector(
             config.audio_width, len(self.suffix_ids), self.language_model.config.hidden_size
         )
@@ -136,11 +141,12 @@ class Student(SpeechStudent):
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""
-        table = self.language_model.get_input_embeddings().weight
-        suffix = table[self.suffix_ids]
+        embedding = self.language_model.get_input_embeddings()  # some scale what stands in their table
+        table = embedding.weight
+        suffix = embed(self.language_model, self.suffix_ids)
         embeds = []
         for p in prompts:
-            mixed = (table[p.ids.to(table.device)] * p.weights.to(table.device)[..., None]).sum(1)
+            mixed = (embedding(p.ids.to(table.device)) * p.weights.to(table.device)[..., None]).sum(1)
             # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
             hidden = nn.functional.layer_norm(p.hidden.to(table.device), p.hidden.shape[1:]) * self.embedding_rms
             end = suffix
@@ -184,6 +190,7 @@ def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype)
         audio_tower=assets.audio_tower,
         audio_width=load_audio_tower(assets.audio_tower, None).model.config.d_model,
         system_prompt=assets.system_prompt,
+        target_language=assets.target_language or "",
         soft_top_k=base.top_k,
         soft_temperature=base.temperature,
         min_doubt=base.min_doubt,
@@ -191,12 +198,3 @@ def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype)
     student = Student(config, dtype).eval()
     student.ears = ears
     return student
-
-
-def chat_frame(tokenizer, system_prompt: str) -> tuple[list[int], list[int]]:
-    """The token ids that the chat template puts before and after a user's query."""
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages = [*system, {"role": "user", "content": MARK}]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, after = rendered.split(MARK)
-    return tuple(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))

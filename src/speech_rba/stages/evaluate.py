@@ -17,6 +17,7 @@ from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.suites import Item, Spoil, load_items
+from speech_rba.evaluation.translation import corpora, sentence_chrf
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
@@ -73,6 +74,7 @@ def run(
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     watched = params.evaluate.alarms
     scores["alarms"] = {m: alarms(methods / m, m, scores["paired"], watched) for m in params.align.methods}
+    scores["corpora"] = corpora(answers, {(i.suite, i.row_id): i.question.translations for i in items})
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
@@ -117,9 +119,8 @@ def timed_answers(
         )
     took = {"tokens": sum(map(len, ids)), "seconds": time.perf_counter() - began}
     tokenizer = answering.student.tokenizer
-    eos = tokenizer.eos_token_id
-    texts = [tokenizer.decode([t for t in i if t != eos]).strip() for i in ids]
-    return [whole_sentences(text, i[-1] == eos) or text for text, i in zip(texts, ids, strict=True)], took
+    texts = [tokenizer.decode(i, skip_special_tokens=True).strip() for i in ids]
+    return [whole_sentences(t, i[-1] == tokenizer.eos_token_id) or t for t, i in zip(texts, ids, strict=True)], took
 
 
 def cost_of(system: str, took: dict, audio_s: float) -> dict:
@@ -158,6 +159,8 @@ def score(
             metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
     for i, item in enumerate(items):
         metrics[i] |= {name: float(value) for name, value in verdict(item.question, responses[i]).items()}
+        if item.question.translations:
+            metrics[i]["chrf"] = sentence_chrf(responses[i], item.question.translations)
     return metrics
 
 

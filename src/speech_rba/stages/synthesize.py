@@ -11,13 +11,14 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from speech_rba.model.frame import end_with_the_line, translation_frame
 from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
 from speech_rba.model.text import whole_sentences
-from speech_rba.params import Params, Synthesize
+from speech_rba.params import Assets, Params, Synthesize
 from speech_rba.records import Message, Record, Rejected, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis.filters import SPEAKABLE, NearDuplicates, completion_fault, query_fault
-from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, template_hash, write
+from speech_rba.synthesis.filters import SPEAKABLE, NearDuplicates, completion_fault, query_fault, translation_fault
+from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, speak_of, template_hash, write
 
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
 
@@ -58,7 +59,7 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     started = time.perf_counter()
     rows, rejected, duplicates = [], [], NearDuplicates(settings.near_duplicate)
     tokens, seconds = 0, 0.0
-    for task, wanted in (("instruction", settings.num_instructions), ("question", settings.num_questions)):
+    for task, wanted in wanted_texts(settings).items():
         kept = 0
         bar = tqdm(total=wanted, desc=f"synthesize {task}s", mininterval=2)
         for number in range(MAX_ROUNDS):
@@ -66,14 +67,14 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
                 break
             path = work / f"{task}-{number:03}.jsonl"
             if not path.exists():
-                teacher = teacher or load_teacher(params.assets.teacher)
+                teacher = teacher or load_teacher(params.assets)
                 began = time.perf_counter()
                 candidates = write_round(teacher, params, task, number, topics)
                 seconds += time.perf_counter() - began
                 tokens += sum(c.num_tokens for c in candidates)
                 write_jsonl(path, candidates)
             for candidate in read_jsonl(path, Candidate):
-                reason = fault(candidate, settings, duplicates) if kept < wanted else "surplus"
+                reason = fault(candidate, params, duplicates) if kept < wanted else "surplus"
                 if reason:
                     rejected.append(refusal(candidate, reason))
                 else:
@@ -98,9 +99,21 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     print(f"{len(rows)} rows kept, {len(rejected)} refused; {tokens} tokens in {seconds:.0f} s")
 
 
-def load_teacher(name: str) -> Teacher:
+def wanted_texts(settings: Synthesize) -> dict[str, int]:
+    """How many rows to keep of each task."""
+    return {
+        "instruction": settings.num_instructions,
+        "question": settings.num_questions,
+        "translation": settings.num_translations,
+    }
+
+
+def load_teacher(assets: Assets) -> Teacher:
     """The teacher; a query that gets an unspeakable token is not written on."""
+    name = assets.teacher
     model, tokenizer = load_language_model(name, fast_dtype()), load_tokenizer(name)
+    if assets.target_language:
+        end_with_the_line(tokenizer)
     exact = model if model.dtype == torch.float32 else load_language_model(name, torch.float32)
     unspeakable = torch.ones(model.config.vocab_size, dtype=torch.bool)
     for i in range(len(tokenizer)):
@@ -120,7 +133,10 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
         prompts = [tokenizer(prequery(tokenizer), add_special_tokens=False).input_ids] * size
     else:
         chosen = [topics[(number * size + i) % len(topics)] for i in range(size)]
-        prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
+        if task == "question":
+            prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
+        else:
+            prompts = [tokenizer(speak_of(t)).input_ids for t in chosen]
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
     limits = {"max_new_tokens": settings.max_query_tokens, "stop_V": unspeakable_V}
     queries = write(model, tokenizer, prompts, **limits, **sampling)
@@ -129,10 +145,9 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
         for i, q in enumerate(queries)
         if not query_fault(q.content, q.finished, settings.min_words, settings.max_words)
     ]
-    system = [{"role": "system", "content": params.assets.system_prompt}] if params.assets.system_prompt else []
-    chats = [chat_ids(tokenizer, [*system, {"role": "user", "content": queries[i].content}], reply=True) for i in good]
+    asked = [reply_to(queries[i].content, tokenizer, params.assets) for i in good]
     greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed}
-    written = write(exact, tokenizer, chats, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
+    written = write(exact, tokenizer, asked, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
     answers = dict(zip(good, written, strict=True))
     nothing = Text("", False, 0)
     return [
@@ -148,11 +163,23 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
     ]
 
 
-def fault(candidate: Candidate, settings: Synthesize, duplicates: NearDuplicates) -> str | None:
+def reply_to(query: str, tokenizer: PreTrainedTokenizerBase, assets: Assets) -> list[int]:
+    """The prompt after which the teacher answers `query`, or translates it."""
+    if assets.target_language:
+        before, after = translation_frame(tokenizer, assets.target_language)
+        return [*before, *tokenizer(query, add_special_tokens=False).input_ids, *after]
+    system = [{"role": "system", "content": assets.system_prompt}] if assets.system_prompt else []
+    return chat_ids(tokenizer, [*system, {"role": "user", "content": query}], reply=True)
+
+
+def fault(candidate: Candidate, params: Params, duplicates: NearDuplicates) -> str | None:
     """The first rule that the candidate breaks."""
+    settings, language = params.synthesize, params.assets.target_language
+    completion = whole_sentences(candidate.completion, candidate.completion_finished)
     return (
         query_fault(candidate.prompt, candidate.prompt_finished, settings.min_words, settings.max_words)
-        or completion_fault(whole_sentences(candidate.completion, candidate.completion_finished))
+        or completion_fault(completion)
+        or (translation_fault(candidate.prompt, completion, language) if language else None)
         or duplicates.add(candidate.prompt)
     )
 
@@ -177,7 +204,7 @@ def accepted(candidate: Candidate, params: Params) -> Row:
         completion=completion,
         completion_ended=candidate.completion_finished,
         teacher=params.assets.teacher,
-        template_hash=template_hash(f"{candidate.task} {params.assets.system_prompt}"),
+        template_hash=template_hash(f"{candidate.task} {params.assets.target_language or params.assets.system_prompt}"),
         sampling=Sampling(
             temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_query_tokens
         ),

@@ -3,6 +3,7 @@
 import re
 
 from datasketch import MinHash, MinHashLSH
+from langdetect import DetectorFactory, LangDetectException, detect_langs
 
 SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.'?!\-]+")
 FUNCTION_WORDS = (
@@ -11,6 +12,9 @@ FUNCTION_WORDS = (
 )
 ENGLISH = frozenset(FUNCTION_WORDS.split())
 NUM_PERMUTATIONS = 64
+CODES = {"Spanish": "es", "German": "de"}
+LENGTH_RATIOS = (0.5, 2.0)  # characters of a translation by those of its source
+DetectorFactory.seed = 0  # it draws
 
 
 def query_fault(text: str, finished: bool, min_words: int, max_words: int) -> str | None:
@@ -34,6 +38,20 @@ def completion_fault(text: str) -> str | None:
         return "no_completion"
     runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     return "looping" if len(set(runs)) < len(runs) else None
+
+
+def translation_fault(source: str, text: str, language: str) -> str | None:
+    """Why `text` is no translation of the English `source`, or None: `untranslated`, `length_ratio` or
+    `completion_language` (English is likelier than `language`, a key of `CODES`)."""
+    if re.findall(r"\w+", text.lower()) == re.findall(r"\w+", source.lower()):
+        return "untranslated"
+    if not LENGTH_RATIOS[0] <= len(text) / len(source) <= LENGTH_RATIOS[1]:
+        return "length_ratio"
+    try:
+        likely = {guess.lang: guess.prob for guess in detect_langs(text)}
+    except LangDetectException:  # no letters
+        return "completion_language"
+    return "completion_language" if likely.get("en", 0.0) > likely.get(CODES[language], 0.0) else None
 
 
 class NearDuplicates:

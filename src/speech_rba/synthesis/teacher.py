@@ -13,6 +13,14 @@ EXAMPLES = {
     "paper": "What is paper made of?",
     "kings": "Who was the first king of England?",
 }
+SENTENCES = {
+    "whales": "We saw two whales from the boat this morning.",
+    "coffee": "I would like a cup of coffee without sugar.",
+    "paper": "There is no paper left in the printer.",
+    "kings": "The old king lived in a castle on the hill.",
+    "snow": "Did it snow in your village last winter?",
+    "shoes": "Please take off your shoes at the door.",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,11 @@ def ask_about(topic: str) -> list[dict]:
     return [*examples, {"role": "user", "content": f"Ask one short question about {topic}."}]
 
 
+def speak_of(topic: str) -> str:
+    """A text whose next line is a sentence about `topic`, for a base model."""
+    return "".join(f"{known}:\n{sentence}\n" for known, sentence in SENTENCES.items()) + f"{topic}:\n"
+
+
 def template_hash(text: str) -> str:
     """Twelve hexadecimal digits that name a prompt template."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -59,15 +72,18 @@ def write(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], **sampling
 ) -> list[Text]:
     """What the model writes after each prompt; the ids that all prompts begin with are computed once."""
-    from speech_rba.model.generation import generate  # synthesis is pure but for this engine
+    from speech_rba.model.generation import ends, generate  # synthesis is pure but for this engine
 
     eos = tokenizer.eos_token_id
+    silent = {eos, *ends(model)}
     shared = common_length(prompts)
     table = model.get_input_embeddings()
     with torch.no_grad():
         prefix, *tails = (table(torch.tensor(ids)) for ids in [prompts[0][:shared], *(p[shared:] for p in prompts)])
     texts = generate(model, tails, prefix=prefix, eos_token_id=eos, batch_size=len(prompts), **sampling)
-    return [Text(tokenizer.decode([t for t in ids if t != eos]).strip(), ids[-1] == eos, len(ids)) for ids in texts]
+    return [
+        Text(tokenizer.decode([t for t in ids if t not in silent]).strip(), ids[-1] == eos, len(ids)) for ids in texts
+    ]
 
 
 def common_length(prompts: list[list[int]]) -> int:

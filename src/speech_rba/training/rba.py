@@ -116,10 +116,16 @@ def reward_functions(
     def repetition(completion_ids, **_):
         return [rewards.repetition(ids) for ids in completion_ids]
 
-    return {f.__name__: f for f in (teacher_pmi, agreement, length, repetition)}
+    def bleu(prompts, completions, **_):
+        return [rewards.bleu(c, e.row.completion) for c, e in zip(completions, of(prompts), strict=True)]
+
+    def chrf(prompts, completions, **_):
+        return [rewards.chrf(c, e.row.completion) for c, e in zip(completions, of(prompts), strict=True)]
+
+    return {f.__name__: f for f in (teacher_pmi, agreement, length, repetition, bleu, chrf)}
 
 
 def weighted(functions: dict[str, Callable], settings: Rba) -> tuple[list[Callable], list[float]]:
-    """The reward functions and their weights, in the same order."""
-    weights = settings.reward_weights.model_dump()
+    """The reward functions that count and their weights, in the same order."""
+    weights = {name: weight for name, weight in settings.reward_weights.model_dump().items() if weight}
     return [functions[name] for name in weights], list(weights.values())

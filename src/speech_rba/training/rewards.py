@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import sacrebleu
 import torch
 
 from speech_rba.model.bridge import SoftTokens
@@ -25,6 +26,16 @@ def teacher_pmi(student: SpeechStudent, written: list[SoftTokens], completions: 
 def agreement(embed: Callable[[list[str]], torch.Tensor], responses: list[str], references: list[str]) -> list[float]:
     """Cosine of each response's sentence embedding with the teacher's answer, -1 to 1."""
     return (embed(responses) * embed(references)).sum(-1).tolist()
+
+
+def bleu(response: str, reference: str) -> float:
+    """Sentence BLEU with smoothed counts, 0 to 1 (sacrebleu's)."""
+    return sacrebleu.sentence_bleu(response, [reference]).score / 100
+
+
+def chrf(response: str, reference: str) -> float:
+    """Sentence chrF2, 0 to 1 (sacrebleu's)."""
+    return sacrebleu.sentence_chrf(response, [reference]).score / 100
 
 
 def length(num_tokens: int, num_reference_tokens: int, ended: bool) -> float:

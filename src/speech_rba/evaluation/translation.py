@@ -1,0 +1,35 @@
+"""How good translations are, by sacrebleu: a sentence by chrF2, a corpus by chrF2 and BLEU, 0 to 1."""
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from speech_rba.evaluation.scoring import by_condition
+from speech_rba.records import Answer
+
+
+def sentence_chrf(response: str, references: list[str]) -> float:
+    """chrF2 against the nearest reference. BLEU says nothing of a sentence: few share four words in a row with it."""
+    return CHRF().sentence_score(response, references).score / 100
+
+
+def corpus_scores(responses: list[str], references: list[list[str]]) -> dict[str, float]:
+    """{bleu, chrf} of a corpus; `references` holds one list a response, of any length."""
+    longest = max(map(len, references))
+    streams = [[options[i] if i < len(options) else None for options in references] for i in range(longest)]
+    return {name: metric.corpus_score(responses, streams).score / 100 for name, metric in
+            (("bleu", BLEU()), ("chrf", CHRF()))}  # fmt: skip
+
+
+def corpora(answers: list[Answer], references: dict[tuple[str, str], list[str]]) -> list[dict]:
+    """{suite, condition, system, n, bleu, chrf} of every suite with references: of the text system, of clean, hard and
+    all clips."""
+    found = []
+    for suite in dict.fromkeys(suite for (suite, _), options in references.items() if options):
+        mine = [answer for answer in answers if answer.suite == suite]
+        groups = by_condition([answer for answer in mine if answer.system != "text"])
+        groups = {"text": [a for a in mine if a.system == "text"]} | groups
+        for condition in (name for name in ("text", "clean", "hard", "all") if name in groups):
+            for system in dict.fromkeys(answer.system for answer in groups[condition]):
+                said = [a for a in groups[condition] if a.system == system]
+                scores = corpus_scores([a.response for a in said], [references[suite, a.row_id] for a in said])
+                found.append({"suite": suite, "condition": condition, "system": system, "n": len(said)} | scores)
+    return found

@@ -1,0 +1,50 @@
+"""What stands around a query in every prompt: the model's chat template, or translations that show what is wanted.
+
+A base model follows no instructions, but it goes on with a list. Queries and translations stand on lines of their own,
+so that neither begins with a space, and the end of its line is the end of a translation.
+"""
+
+from transformers import PreTrainedTokenizerBase
+
+MARK = "\u241e"  # stands for the query while the chat template is cut in two
+
+# Written for this project.
+SHOWN = {
+    "Spanish": {
+        "Where is the train station?": "¿Dónde está la estación de tren?",
+        "My brother has lived in Madrid for ten years.": "Mi hermano vive en Madrid desde hace diez años.",
+        "Don't forget to close the window before you go.": "No olvides cerrar la ventana antes de irte.",
+        "I would like a glass of water, please.": "Quisiera un vaso de agua, por favor.",
+        "She said that the film was too long.": "Ella dijo que la película era demasiado larga.",
+        "It will probably rain tomorrow.": "Probablemente lloverá mañana.",
+    },
+    "German": {
+        "Where is the train station?": "Wo ist der Bahnhof?",
+        "My brother has lived in Madrid for ten years.": "Mein Bruder wohnt seit zehn Jahren in Madrid.",
+        "Don't forget to close the window before you go.": "Vergiss nicht, das Fenster zu schließen, bevor du gehst.",
+        "I would like a glass of water, please.": "Ich hätte gern ein Glas Wasser.",
+        "She said that the film was too long.": "Sie sagte, dass der Film zu lang war.",
+        "It will probably rain tomorrow.": "Morgen wird es wahrscheinlich regnen.",
+    },
+}
+
+
+def chat_frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> tuple[list[int], list[int]]:
+    """The token ids that the chat template puts before and after a user's query."""
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages = [*system, {"role": "user", "content": MARK}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before, after = rendered.split(MARK)
+    return tuple(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
+
+
+def translation_frame(tokenizer: PreTrainedTokenizerBase, language: str) -> tuple[list[int], list[int]]:
+    """The token ids before and after a sentence to translate into `language`, a key of `SHOWN`."""
+    shown = "".join(f"English:\n{said}\n{language}:\n{translated}\n" for said, translated in SHOWN[language].items())
+    before = tokenizer(f"{shown}English:\n").input_ids  # with the token that opens a text, if the model knows one
+    return before, tokenizer(f"\n{language}:\n", add_special_tokens=False).input_ids
+
+
+def end_with_the_line(tokenizer: PreTrainedTokenizerBase) -> None:
+    """From here on the end of a line is the tokenizer's EOS."""
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(tokenizer("\n", add_special_tokens=False).input_ids[-1])

