@@ -16,12 +16,15 @@ import yaml
 from speech_rba.evaluation.metrics import paired_bootstrap
 from speech_rba.params import load_params
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
+from speech_rba.stages import evaluate
 
 METHODS = ["sft", "kd", "opd", "dpo", "rba"]
 RIVALS = ["cascade", "base"]
-MINUTES, WARM_START = 4.0, 0.4  # for each adapter, and what share of it `rba` spends on its warm start
+MINUTES, WARM_START = 2.5, 0.4  # for each adapter, and what share of it `rba` spends on its warm start
 PACE = 5  # steps, of which the first is not counted
 JUDGED = [  # suite, metric, decimals, scale
+    (ALIGNMENT, "relevance", 3, 1),  # the three that are in no reward first
+    (ALIGNMENT, "agreement", 3, 1),
     (ALIGNMENT, "reference_logp", 3, 1),
     (ALIGNMENT, "teacher_pmi", 3, 1),
     ("spoken_qa", "accuracy", 1, 100),
@@ -36,11 +39,13 @@ def main() -> None:
     if not (ARTIFACTS / "gate/gate.json").exists():
         sys.exit("error: artifacts/ is empty: run `make run` first")
     budget = steps(Path("work/compare/pace").resolve())
-    folders = [train(Path(f"work/compare/{seed}").resolve(), seed, budget) for seed in seeds]
-    cost(folders)
-    answers = [read_jsonl(folder / "evaluate/answers.jsonl", Answer) for folder in folders]
+    folders = {seed: Path(f"work/compare/{seed}").resolve() for seed in seeds}
+    for seed, folder in folders.items():
+        align(folder, seed, budget)
+    answers = evaluated(folders)
+    cost(list(folders.values()))
     for suite, metric, decimals, scale in JUDGED:
-        show(answers, suite, metric, decimals, scale)
+        show(answers, seeds, suite, metric, decimals, scale)
 
 
 def steps(folder: Path) -> dict[str, dict[str, int]]:
@@ -56,11 +61,33 @@ def steps(folder: Path) -> dict[str, dict[str, int]]:
     return found | {"rba": warm | {"max_steps": round((1 - WARM_START) * MINUTES / pace["rba"])}}
 
 
-def train(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> Path:
-    """The adapters and answers of one seed."""
-    align(folder, seed, budget)
-    stage(folder, "evaluate", INPUTS | {"data": "data", "voice": "voice", "methods": "align", "out": "evaluate"})
-    return folder
+def evaluated(folders: dict[int, Path]) -> list[Answer]:
+    """The answers of all adapters, each a system METHOD-SEED, and of what they are compared with."""
+    place = Path(f"work/compare/all-{'-'.join(map(str, folders))}")
+    place.mkdir(exist_ok=True)
+    adapters = {f"{m}-{seed}": folder / "align" / m for seed, folder in folders.items() for m in METHODS}
+    for name, adapter in adapters.items():
+        if not (place / name).exists():
+            os.symlink(adapter, place / name)
+    if not (place / "evaluate").exists():
+        params = load_params()
+        once = {"num_bootstrap": 1}  # every pair of so many systems would take longer than their answers
+        params = params.model_copy(
+            update={
+                "align": params.align.model_copy(update={"methods": list(adapters)}),
+                "evaluate": params.evaluate.model_copy(update=once),
+            }
+        )
+        names = {
+            "rows": "synthesize",
+            "voice": "voice",
+            "features": "features",
+            "validation": "validate",
+            "base": "base",
+        }
+        paths = {argument: ARTIFACTS / name for argument, name in names.items()}
+        evaluate.run(params, data=Path("data"), methods=place, out=place / "evaluate", **paths)
+    return read_jsonl(place / "evaluate/answers.jsonl", Answer)
 
 
 def align(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> None:
@@ -70,9 +97,9 @@ def align(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> None:
     for method, given in budget.items():
         values["align"][method] |= given
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    for name, place in {"data": Path("data").resolve()} | {name: ARTIFACTS / name for name in SHARED}.items():
-        if not (folder / name).exists():
-            os.symlink(place, folder / name)
+    for place in [Path("data").resolve(), *(ARTIFACTS / name for name in SHARED)]:
+        if not (folder / place.name).exists():
+            os.symlink(place, folder / place.name)
     for method in METHODS:
         stage(folder, "align", INPUTS | {"gate": "gate", "method": method, "out": f"align/{method}"})
 
@@ -91,27 +118,26 @@ def cost(folders: list[Path]) -> None:
         print(f"| {method} | {minutes} | {found[0]['num_steps']} | {found[0]['num_samples']} |")
 
 
-def show(answers: list[list[Answer]], suite: str, metric: str, decimals: int, scale: float) -> None:
+def show(answers: list[Answer], seeds: list[int], suite: str, metric: str, decimals: int, scale: float) -> None:
     """Means over seeds in hard conditions, and `rba` against every other with intervals over texts, and each seed."""
-    hard = [[a for a in found if a.suite == suite and a.condition not in ("clean", "text")] for found in answers]
-    clips = sorted({a.clip_id for a in hard[0]})
-    rows = {a.clip_id: a.row_id for a in hard[0]}
-    values = {
-        system: np.array(
-            [[{a.clip_id: a.metrics[metric] for a in found if a.system == system}[c] for c in clips] for found in hard]
-        )
-        for system in [*RIVALS, *METHODS]
-    }
-    print(f"\n{suite}, {metric}, hard conditions, n {len(clips)}, {len(answers)} seeds")
+    hard = [a for a in answers if a.suite == suite and a.condition not in ("clean", "text")]
+    rows = {a.clip_id: a.row_id for a in hard}
+    clips = sorted(rows)
+    found = {(a.system, a.clip_id): a.metrics[metric] for a in hard}
+    values = {rival: np.array([[found[rival, clip] for clip in clips]] * len(seeds)) for rival in RIVALS}
+    values |= {m: np.array([[found[f"{m}-{seed}", clip] for clip in clips] for seed in seeds]) for m in METHODS}
+    print(
+        f"\n{suite}, {metric}, hard conditions, n {len(clips)} of {len(set(rows.values()))} texts, {len(seeds)} seeds"
+    )
     print("\n| system | mean | rba minus it (95 % interval over texts) | by seed |\n|---|---|---|---|")
-    mean = {system: found.mean(0) for system, found in values.items()}
+    mean = {system: scores.mean(0) for system, scores in values.items()}
     number = load_params().evaluate.num_bootstrap
-    for system, found in values.items():
-        cells = [system, f"{scale * found.mean():.{decimals}f}"]
+    for system, scores in values.items():
+        cells = [system, f"{scale * scores.mean():.{decimals}f}"]
         if system != "rba":
             paired = paired_bootstrap(mean["rba"], mean[system], number, 0, [rows[c] for c in clips])
             gain, low, high = (f"{scale * x:+.{decimals}f}" for x in paired[:3])
-            by_seed = (values["rba"] - found).mean(1)
+            by_seed = (values["rba"] - scores).mean(1)
             cells += [f"{gain} ({low} to {high})", ", ".join(f"{scale * x:+.{decimals}f}" for x in by_seed)]
         print(f"| {' | '.join([*cells, '', ''][:4])} |")
 

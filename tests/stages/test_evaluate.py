@@ -134,6 +134,25 @@ def test_the_same_prompt_in_another_row_is_answered_anew(student):
     assert [keys.index(key) for key in keys] == [0, 1, 0, 3]
 
 
+def test_relevance_is_one_over_the_rank_of_the_question_that_was_asked():
+    vectors = {"Why?": [1.0, 0.0], "Where?": [0.0, 1.0], "When?": [0.7, 0.7], "Here.": [0.1, 0.9], "Now.": [0.8, 0.6]}
+    embed = lambda texts: torch.tensor([vectors[t] for t in texts])  # noqa: E731
+    fields = dict.fromkeys(("clip_id", "system", "condition", "voice", "heard"), "x")
+    said = [
+        ("alignment", "b", "Here."),
+        ("alignment", "a", "Here."),
+        ("alignment", "c", "Now."),
+        ("other", "a", "Now."),
+    ]
+    answers = [
+        Answer(suite=s, row_id=r, response=t, heldout_voice=False, snr_db=None, metrics={}, **fields)
+        for s, r, t in said
+    ]
+    evaluate.add_relevance(embed, {"a": "Why?", "b": "Where?", "c": "When?"}, answers)
+    # "Here." is nearest to "Where?" (0.9), then "When?" (0.7), then "Why?" (0.1); "Now." to "When?" (0.98)
+    assert [a.metrics.get("relevance") for a in answers] == [1, pytest.approx(1 / 3), 1, None]
+
+
 def test_of_several_instructions_all_are_to_be_followed():
     asked = [
         Instruction(name="punctuation:no_comma", arguments={}),

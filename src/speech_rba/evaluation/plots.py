@@ -57,6 +57,7 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric("accuracy (%)", 100, 1),
+    "relevance": Metric("question found by its answer (1/rank)", 1, 3),
     "chrf": Metric("chrF2 of a sentence", 100, 1),
     "unparsed": Metric("answers without a letter, wrong (%)", 100, 1),
     "refused": Metric("requests refused (%)", 100, 1),

@@ -71,6 +71,7 @@ def run(
         answers += [answer_of(system, item, *found[key]) for item, key in zip(chosen, keys, strict=True)]
     judged = {(i.suite, i.row_id): i.prompt for i in items if i.suite == ALIGNMENT or i.question.judged}
     add_pmi(unaligned.student, judged, answers)
+    add_relevance(embed, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     watched = params.evaluate.alarms
     scores["alarms"] = {m: alarms(methods / m, m, scores["paired"], watched) for m in params.align.methods}
@@ -233,6 +234,26 @@ def add_pmi(student: SpeechStudent, written: dict[tuple[str, str], str], answers
             found |= dict(zip(batch, teacher_pmi(student, prompts, ids), strict=True))
     for answer in mine:
         answer.metrics["teacher_pmi"] = found.get(((answer.suite, answer.row_id), answer.response), 0.0)
+
+
+def add_relevance(embed: Callable, written: dict[str, str], answers: list[Answer]) -> None:
+    """Gives each answer to a synthesized row its `relevance`: whether one can tell from it what was asked.
+
+    It is 1 over the rank of its own prompt among those of all `written`, by the cosine of answer and prompt. No
+    reward knows these embeddings of prompts, and no teacher is asked.
+    """
+    mine = [answer for answer in answers if answer.suite == ALIGNMENT]
+    rows, said = list(written), list(dict.fromkeys(answer.response for answer in mine))
+    if not rows:
+        return
+    prompts_RE, said_NE = (
+        torch.cat([embed(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)])
+        for texts in (list(written.values()), said)
+    )
+    cosines = dict(zip(said, said_NE @ prompts_RE.T, strict=True))
+    for answer in mine:
+        found = cosines[answer.response]
+        answer.metrics["relevance"] = 1 / (1 + (found > found[rows.index(answer.row_id)]).sum().item())
 
 
 def hearing(items: list[Item]) -> list[dict]:
