@@ -78,14 +78,7 @@ def evaluated(folders: dict[int, Path]) -> list[Answer]:
                 "evaluate": params.evaluate.model_copy(update=once),
             }
         )
-        names = {
-            "rows": "synthesize",
-            "voice": "voice",
-            "features": "features",
-            "validation": "validate",
-            "base": "base",
-        }
-        paths = {argument: ARTIFACTS / name for argument, name in names.items()}
+        paths = {argument: ARTIFACTS / name for argument, name in (INPUTS | {"voice": "voice"}).items()}
         evaluate.run(params, data=Path("data"), methods=place, out=place / "evaluate", **paths)
     return read_jsonl(place / "evaluate/answers.jsonl", Answer)
 

@@ -84,7 +84,9 @@ class Student(SpeechStudent):
         self.language_model = load_language_model(config.language_model, dtype)
         self.multi_modal_projector = nn.Linear(config.audio_width, self.language_model.config.hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
-        self.embedding_rms = self.language_model.get_input_embeddings().weight.float().pow(2).mean().sqrt().item()
+        table = self.language_model.get_input_embeddings()
+        scale = float(getattr(table, "embed_scale", 1.0))  # Gemma's are larger than what stands in its table
+        self.embedding_rms = table.weight.float().pow(2).mean().sqrt().item() * scale
         if config.target_language:
             end_with_the_line(self.tokenizer)
             self.prefix_ids, self.suffix_ids = translation_frame(self.tokenizer, config.target_language)
@@ -136,12 +138,12 @@ class Student(SpeechStudent):
 
     def words(self, prompt: SoftTokens) -> torch.Tensor:
         """(T, D): the embedding of each position's likeliest token, of unit size."""
-        table = self.language_model.get_input_embeddings().weight
-        return table[prompt.ids[:, 0].to(table.device)].float() / self.embedding_rms
+        table = self.language_model.get_input_embeddings()
+        return table(prompt.ids[:, 0].to(table.weight.device)).float() / self.embedding_rms
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""
-        embedding = self.language_model.get_input_embeddings()  # some scale what stands in their table
+        embedding = self.language_model.get_input_embeddings()
         table = embedding.weight
         suffix = embed(self.language_model, self.suffix_ids)
         embeds = []
