@@ -41,8 +41,8 @@ bench: $(READY)  ## the teacher's engine against plain transformers, and a reinf
 ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
 	python tests/bench_hearing.py
 
-compare: $(READY)  ## every method with three seeds on the clips of the last run: hours
-	python tests/bench_methods.py
+compare: $(READY)  ## every method with three seeds on the clips of the last run: hours (ARGS="--minutes 5 --methods sft rba")
+	python tests/bench_methods.py $(ARGS)
 
 ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
 	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts

@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
+HOME = Path(__file__).parents[1] / "work" / "prefect"
+HOME.parent.mkdir(exist_ok=True)  # Prefect makes HOME alone, and warns where it cannot
+
 for name, value in {
-    "PREFECT_HOME": str(Path(__file__).parents[1] / "work" / "prefect"),
+    "PREFECT_HOME": str(HOME),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

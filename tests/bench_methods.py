@@ -1,9 +1,11 @@
 """Every method on the same clips, budget and seeds: `make compare`, after `make run`, prints Markdown tables.
 
-Each seed trains and answers in work/compare/SEED, from the artifacts of the last run; what is there already is kept, so
-a run that was stopped goes on. Every method gets MINUTES of wall-clock: a few steps of each tell how many that is here.
+Every method gets the same minutes of wall-clock: a few steps of each tell how many steps that is here. Each seed trains
+in work/compare/MINUTES/SEED, from the artifacts of the last run; what is there already is kept, so a run that was
+stopped goes on. `python tests/bench_methods.py --help` tells how to compare a few of them or for longer.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -20,52 +22,65 @@ from speech_rba.stages import evaluate
 
 METHODS = ["sft", "kd", "opd", "dpo", "rba"]
 RIVALS = ["cascade", "base"]
-MINUTES, WARM_START = 2.5, 0.4  # for each adapter, and what share of it `rba` spends on its warm start
+WARM_START = 1.0  # of its minutes, what `rba` spends on its warm start
 PACE = 5  # steps, of which the first is not counted
 JUDGED = [  # suite, metric, decimals, scale
     (ALIGNMENT, "relevance", 3, 1),  # the three that are in no reward first
     (ALIGNMENT, "agreement", 3, 1),
     (ALIGNMENT, "reference_logp", 3, 1),
     (ALIGNMENT, "teacher_pmi", 3, 1),
-    ("spoken_qa", "accuracy", 1, 100),
 ]
+ANSWERED = ("accuracy", 1, 100)  # of every other suite
 ARTIFACTS = Path("artifacts").resolve()
 INPUTS = {"rows": "synthesize", "features": "features", "validation": "validate", "base": "base"}
 SHARED = ["synthesize", "voice", "features", "validate", "gate", "base"]
 
 
 def main() -> None:
-    seeds = [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=2.5, help="for each adapter")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    given = parser.parse_args()
+    if "rba" not in given.methods or given.minutes <= WARM_START:
+        parser.error(f"every method is compared with rba, which takes more than {WARM_START} minutes")
     if not (ARTIFACTS / "gate/gate.json").exists():
         sys.exit("error: artifacts/ is empty: run `make run` first")
-    budget = steps(Path("work/compare/pace").resolve())
-    folders = {seed: Path(f"work/compare/{seed}").resolve() for seed in seeds}
+    budget = steps(Path("work/compare/pace").resolve(), given.methods, given.minutes)
+    place = Path(f"work/compare/{given.minutes:g}").resolve()
+    folders = {seed: place / str(seed) for seed in given.seeds}
     for seed, folder in folders.items():
         align(folder, seed, budget)
-    answers = evaluated(folders)
-    cost(list(folders.values()))
-    for suite, metric, decimals, scale in JUDGED:
-        show(answers, seeds, suite, metric, decimals, scale)
+    answers = evaluated(place, folders, given.methods)
+    cost(list(folders.values()), given.methods)
+    others = [(suite, *ANSWERED) for suite in dict.fromkeys(a.suite for a in answers if "accuracy" in a.metrics)]
+    for clean in (False, True):
+        for suite, metric, decimals, scale in [*JUDGED, *others]:
+            chosen = [a for a in answers if a.suite == suite and a.condition != "text"]
+            chosen = [a for a in chosen if (a.condition == "clean") == clean]
+            if chosen:
+                print(f"\n{suite}, {metric}, {'clean speech' if clean else 'hard conditions'}")
+                show(chosen, given.methods, given.seeds, metric, decimals, scale)
 
 
-def steps(folder: Path) -> dict[str, dict[str, int]]:
-    """What of align.METHOD in params.yaml fills MINUTES, by method."""
-    few = {method: {"max_steps": PACE} for method in METHODS} | {"rba": {"warm_start_steps": 0, "max_steps": PACE}}
-    align(folder, 0, few)
+def steps(folder: Path, methods: list[str], minutes: float) -> dict[str, dict[str, int]]:
+    """What of align.METHOD in params.yaml fills so many minutes, by method."""
+    few = {method: {"max_steps": PACE} for method in ["sft", *methods]}
+    align(folder, 0, few | {"rba": {"warm_start_steps": 0, "max_steps": PACE}})
     pace = {}
-    for method in METHODS:
-        minutes = [json.loads(line)["minutes"] for line in (folder / f"align/{method}/log.jsonl").open()]
-        pace[method] = (minutes[-1] - minutes[0]) / (len(minutes) - 1)
-    found = {method: {"max_steps": round(MINUTES / pace[method])} for method in METHODS}
-    warm = {"warm_start_steps": round(WARM_START * MINUTES / pace["sft"])}
-    return found | {"rba": warm | {"max_steps": round((1 - WARM_START) * MINUTES / pace["rba"])}}
+    for method in few:
+        passed = [json.loads(line)["minutes"] for line in (folder / f"align/{method}/log.jsonl").open()]
+        pace[method] = (passed[-1] - passed[0]) / (len(passed) - 1)
+    found = {method: {"max_steps": round(minutes / pace[method])} for method in methods}
+    warm = {"warm_start_steps": round(WARM_START / pace["sft"])}
+    return found | {"rba": warm | {"max_steps": round((minutes - WARM_START) / pace["rba"])}}
 
 
-def evaluated(folders: dict[int, Path]) -> list[Answer]:
+def evaluated(place: Path, folders: dict[int, Path], methods: list[str]) -> list[Answer]:
     """The answers of all adapters, each a system METHOD-SEED, and of what they are compared with."""
-    place = Path(f"work/compare/all-{'-'.join(map(str, folders))}")
+    place = place / "-".join(["all", *methods, *map(str, folders)])
     place.mkdir(exist_ok=True)
-    adapters = {f"{m}-{seed}": folder / "align" / m for seed, folder in folders.items() for m in METHODS}
+    adapters = {f"{m}-{seed}": folder / "align" / m for seed, folder in folders.items() for m in methods}
     for name, adapter in adapters.items():
         if not (place / name).exists():
             os.symlink(adapter, place / name)
@@ -86,14 +101,14 @@ def evaluated(folders: dict[int, Path]) -> list[Answer]:
 def align(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     values = yaml.safe_load(Path("params.yaml").read_text())
-    values["align"] |= {"methods": METHODS, "seed": seed, "start_from": None}
+    values["align"] |= {"methods": list(budget), "seed": seed, "start_from": None}
     for method, given in budget.items():
         values["align"][method] |= given
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     for place in [Path("data").resolve(), *(ARTIFACTS / name for name in SHARED)]:
         if not (folder / place.name).exists():
             os.symlink(place, folder / place.name)
-    for method in METHODS:
+    for method in budget:
         stage(folder, "align", INPUTS | {"gate": "gate", "method": method, "out": f"align/{method}"})
 
 
@@ -103,25 +118,22 @@ def stage(folder: Path, name: str, arguments: dict[str, str]) -> None:
         subprocess.run([sys.executable, "-m", f"speech_rba.stages.{name}", *words], cwd=folder, check=True)
 
 
-def cost(folders: list[Path]) -> None:
+def cost(folders: list[Path], methods: list[str]) -> None:
     print("\n| method | minutes by seed | steps | answers of the teacher or samples |\n|---|---|---|---|")
-    for method in METHODS:
+    for method in methods:
         found = [json.loads((folder / f"align/{method}/training.json").read_text()) for folder in folders]
         minutes = ", ".join(f"{f['minutes']:.1f}" for f in found)
         print(f"| {method} | {minutes} | {found[0]['num_steps']} | {found[0]['num_samples']} |")
 
 
-def show(answers: list[Answer], seeds: list[int], suite: str, metric: str, decimals: int, scale: float) -> None:
-    """Means over seeds in hard conditions, and `rba` against every other with intervals over texts, and each seed."""
-    hard = [a for a in answers if a.suite == suite and a.condition not in ("clean", "text")]
-    rows = {a.clip_id: a.row_id for a in hard}
+def show(answers: list[Answer], methods: list[str], seeds: list[int], metric: str, decimals: int, scale: float) -> None:
+    """Means over seeds, and `rba` against every other with intervals over texts, and each seed."""
+    rows = {a.clip_id: a.row_id for a in answers}
     clips = sorted(rows)
-    found = {(a.system, a.clip_id): a.metrics[metric] for a in hard}
+    found = {(a.system, a.clip_id): a.metrics[metric] for a in answers}
     values = {rival: np.array([[found[rival, clip] for clip in clips]] * len(seeds)) for rival in RIVALS}
-    values |= {m: np.array([[found[f"{m}-{seed}", clip] for clip in clips] for seed in seeds]) for m in METHODS}
-    print(
-        f"\n{suite}, {metric}, hard conditions, n {len(clips)} of {len(set(rows.values()))} texts, {len(seeds)} seeds"
-    )
+    values |= {m: np.array([[found[f"{m}-{seed}", clip] for clip in clips] for seed in seeds]) for m in methods}
+    print(f"n {len(clips)} of {len(set(rows.values()))} texts, {len(seeds)} seeds")
     print("\n| system | mean | rba minus it (95 % interval over texts) | by seed |\n|---|---|---|---|")
     mean = {system: scores.mean(0) for system, scores in values.items()}
     number = load_params().evaluate.num_bootstrap

@@ -2,7 +2,7 @@
 
 import pytest
 
-from speech_rba.evaluation.translation import corpora, corpus_scores, sentence_chrf
+from speech_rba.evaluation.translation import corpus_scores, sentence_chrf, translated
 from speech_rba.records import Answer
 
 
@@ -35,7 +35,7 @@ def test_every_system_is_scored_as_text_clean_hard_and_all():
     answers += [
         answer("base", c, row, right[row] if c == "clean" else "nichts") for c in ("clean", "room") for row in "ab"
     ]
-    found = {(row["condition"], row["system"]): row for row in corpora(answers, references)}
+    found = {(row["condition"], row["system"]): row for row in translated(answers, references)}
     assert set(found) == {("text", "text"), ("clean", "base"), ("hard", "base"), ("all", "base")}
     assert found["text", "text"]["bleu"] == pytest.approx(1) == found["clean", "base"]["chrf"]
     assert found["hard", "base"]["bleu"] == 0 < found["all", "base"]["bleu"] < 1

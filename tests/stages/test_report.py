@@ -18,6 +18,7 @@ from speech_rba.stages.report import run
 
 SYSTEMS = {"text": 0.36, "cascade": 0.22, "base": 0.20, "sft": 0.24, "rba": 0.30}  # chance of a right answer
 CONDITIONS = ["clean", "white_noise", "babble", "room", "telephone"]
+SHARES = ["prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"]
 VOICES = ["hibari", "espeak-en-us", "espeak-en-us+f3", "espeak-en-gb", "espeak-en-029+m3", "espeak-en-gb-scotland"]
 CHECKS = [
     {"name": "quarantine_share", "critical": True, "passed": True, "observed": 0.04, "expected": "at most 0.1"},
@@ -112,7 +113,12 @@ def make_scores(answers: list[Answer]) -> dict:
     return {
         "systems": list(SYSTEMS), "scores": scores, "paired": paired, "recovery": recovered, "cost": cost, "wer": wer,
         "minutes": 4.2, "alarms": {"sft": [], "rba": [ALARM]},
-        "corpora": [{"suite": "letters", "condition": "hard", "system": "sft", "n": 50, "bleu": 0.123, "chrf": 0.456}],
+        "translated": [{"suite": "letters", "condition": "hard", "system": "sft", "n": 50, "bleu": 0.123,
+                        "chrf": 0.456}],
+        "followed": [{"suite": "orders", "condition": "text", "system": "text", "n": 9, "forgetting": None}
+                     | dict.fromkeys(SHARES, 0.0),
+                     {"suite": "orders", "condition": "clean", "system": "sft", "n": 9, "forgetting": 0.678}
+                     | dict.fromkeys(SHARES, 0.321)],
     }  # fmt: skip
 
 
@@ -199,6 +205,7 @@ def test_page_is_one_file_with_every_text_escaped(artifacts):
     assert page.count("<audio") == 20  # 20 clips were evaluated, and params.report.num_examples asks for as many
     assert page.count("1,200") == 1
     assert "<td>12.3</td><td>45.6</td><td>50</td>" in page
+    assert "<td>32.1</td><td>67.8</td><td>9</td>" in page and "text follows none" in page
 
 
 def test_page_is_the_same_every_time(artifacts, tmp_path):

@@ -1,6 +1,7 @@
 """From answers to the score table: means with intervals, paired tests, recovery."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import combinations
 
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap, recovery
@@ -46,6 +47,18 @@ def by_condition(answers: list[Answer]) -> dict[str, list[Answer]]:
         if answer.condition != "clean":
             groups["hard"].append(answer)
     return dict(groups)
+
+
+def corpora(answers: list[Answer], suite: str) -> Iterator[tuple[dict, list[Answer]]]:
+    """({suite, condition, system, n}, the answers) that scores of a whole take: of the text system, and of the other
+    systems in clean, hard and all clips."""
+    mine = [answer for answer in answers if answer.suite == suite]
+    groups = by_condition([answer for answer in mine if answer.system != "text"])
+    groups = {"text": [a for a in mine if a.system == "text"]} | groups
+    for condition in (name for name in ("text", "clean", "hard", "all") if name in groups):
+        for system in dict.fromkeys(answer.system for answer in groups[condition]):
+            said = [a for a in groups[condition] if a.system == system]
+            yield {"suite": suite, "condition": condition, "system": system, "n": len(said)}, said
 
 
 def _compare(table: dict, where: dict, chosen: list[Answer], text: dict, systems: list[str], draw: dict) -> None:

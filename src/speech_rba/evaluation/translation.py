@@ -2,7 +2,7 @@
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from speech_rba.evaluation.scoring import by_condition
+from speech_rba.evaluation.scoring import corpora
 from speech_rba.records import Answer
 
 
@@ -19,17 +19,10 @@ def corpus_scores(responses: list[str], references: list[list[str]]) -> dict[str
             (("bleu", BLEU()), ("chrf", CHRF()))}  # fmt: skip
 
 
-def corpora(answers: list[Answer], references: dict[tuple[str, str], list[str]]) -> list[dict]:
-    """{suite, condition, system, n, bleu, chrf} of every suite with references: of the text system, of clean, hard and
-    all clips."""
-    found = []
-    for suite in dict.fromkeys(suite for (suite, _), options in references.items() if options):
-        mine = [answer for answer in answers if answer.suite == suite]
-        groups = by_condition([answer for answer in mine if answer.system != "text"])
-        groups = {"text": [a for a in mine if a.system == "text"]} | groups
-        for condition in (name for name in ("text", "clean", "hard", "all") if name in groups):
-            for system in dict.fromkeys(answer.system for answer in groups[condition]):
-                said = [a for a in groups[condition] if a.system == system]
-                scores = corpus_scores([a.response for a in said], [references[suite, a.row_id] for a in said])
-                found.append({"suite": suite, "condition": condition, "system": system, "n": len(said)} | scores)
-    return found
+def translated(answers: list[Answer], references: dict[tuple[str, str], list[str]]) -> list[dict]:
+    """{suite, condition, system, n, bleu, chrf} of every suite with references."""
+    return [
+        where | corpus_scores([a.response for a in said], [references[suite, a.row_id] for a in said])
+        for suite in dict.fromkeys(suite for (suite, _), options in references.items() if options)
+        for where, said in corpora(answers, suite)
+    ]

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from speech_rba.data.measures import word_error_rate
 from speech_rba.evaluation.alarms import alarms
-from speech_rba.evaluation.ifeval import follows, follows_loosely
+from speech_rba.evaluation.instructions import followed, verdicts
 from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.suites import Item, Spoil, load_items
-from speech_rba.evaluation.translation import corpora, sentence_chrf
+from speech_rba.evaluation.translation import sentence_chrf, translated
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
@@ -75,7 +75,8 @@ def run(
     scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
     watched = params.evaluate.alarms
     scores["alarms"] = {m: alarms(methods / m, m, scores["paired"], watched) for m in params.align.methods}
-    scores["corpora"] = corpora(answers, {(i.suite, i.row_id): i.question.translations for i in items})
+    scores["translated"] = translated(answers, {(i.suite, i.row_id): i.question.translations for i in items})
+    scores["followed"] = followed(answers, {(i.suite, i.row_id): i.question.instructions for i in items})
     scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
@@ -175,10 +176,8 @@ def verdict(question: Question, response: str) -> dict[str, bool]:
     if question.refuse:
         return {"refused": refuses(response)}
     if question.instructions:
-        return {
-            name: all(check(response, asked.name, asked.arguments) for asked in question.instructions)
-            for name, check in (("followed", follows), ("followed_loosely", follows_loosely))
-        }
+        found = verdicts(response, question.instructions)
+        return {"followed": all(found["strict"]), "followed_loosely": all(found["loose"])}
     return {}
 
 
