@@ -41,8 +41,10 @@ bench: $(READY)  ## the teacher's engine against plain transformers, and a reinf
 ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
 	python tests/bench_hearing.py
 
-compare: $(READY)  ## every method with three seeds on the clips of the last run: hours (ARGS="--minutes 5 --methods sft rba")
-	python tests/bench_methods.py $(ARGS)
+compare: $(READY)  ## every method, equal minutes, three seeds, in work/compare: hours (ARGS="--methods sft rba --minutes 2.5")
+	test -d work/compare || git clone -q . work/compare
+	cd work/compare && git checkout -q -- params.yaml && git pull -q && python -m speech_rba.params params.compare.yaml && \
+		dvc repro -q gate && python tests/bench_methods.py $(ARGS)
 
 ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
 	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts

@@ -1,8 +1,8 @@
-"""Every method on the same clips, budget and seeds: `make compare`, after `make run`, prints Markdown tables.
+"""Every method on the same clips, budget and seeds: `make compare` prints Markdown tables.
 
 Every method gets the same minutes of wall-clock: a few steps of each tell how many steps that is here. Each seed trains
-in work/compare/MINUTES/SEED, from the artifacts of the last run; what is there already is kept, so a run that was
-stopped goes on. `python tests/bench_methods.py --help` tells how to compare a few of them or for longer.
+in work/methods/MINUTES/SEED, from the artifacts that are there; what is there already is kept, so a run that was
+stopped goes on. `make compare ARGS=--help` tells how to compare a few of them, or for longer, or on other recordings.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from speech_rba.evaluation.metrics import paired_bootstrap
+from speech_rba.evaluation.metrics import paired_bootstrap, recovery
 from speech_rba.params import load_params
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
 from speech_rba.stages import evaluate
@@ -38,29 +38,31 @@ SHARED = ["synthesize", "voice", "features", "validate", "gate", "base"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2.5, help="for each adapter")
+    parser.add_argument("--minutes", type=float, default=5, help="for each adapter")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--suites", nargs="+", default=[], help="benchmarks to answer too, as in evaluate.suites")
     given = parser.parse_args()
     if "rba" not in given.methods or given.minutes <= WARM_START:
         parser.error(f"every method is compared with rba, which takes more than {WARM_START} minutes")
     if not (ARTIFACTS / "gate/gate.json").exists():
-        sys.exit("error: artifacts/ is empty: run `make run` first")
-    budget = steps(Path("work/compare/pace").resolve(), given.methods, given.minutes)
-    place = Path(f"work/compare/{given.minutes:g}").resolve()
+        sys.exit("error: artifacts/ holds no clips: run `make compare`")
+    budget = steps(Path("work/methods/pace").resolve(), given.methods, given.minutes)
+    place = Path(f"work/methods/{given.minutes:g}").resolve()
     folders = {seed: place / str(seed) for seed in given.seeds}
     for seed, folder in folders.items():
         align(folder, seed, budget)
-    answers = evaluated(place, folders, given.methods)
+    answers = evaluated(place, folders, given.methods, given.suites)
     cost(list(folders.values()), given.methods)
     others = [(suite, *ANSWERED) for suite in dict.fromkeys(a.suite for a in answers if "accuracy" in a.metrics)]
     for clean in (False, True):
         for suite, metric, decimals, scale in [*JUDGED, *others]:
-            chosen = [a for a in answers if a.suite == suite and a.condition != "text"]
-            chosen = [a for a in chosen if (a.condition == "clean") == clean]
-            if chosen:
+            mine = [a for a in answers if a.suite == suite and metric in a.metrics]
+            text = {a.row_id: a.metrics[metric] for a in mine if a.system == "text"}
+            mine = [a for a in mine if a.system != "text" and (a.condition == "clean") == clean]
+            if mine:
                 print(f"\n{suite}, {metric}, {'clean speech' if clean else 'hard conditions'}")
-                show(chosen, given.methods, given.seeds, metric, decimals, scale)
+                show(mine, text, given.methods, given.seeds, metric, decimals, scale)
 
 
 def steps(folder: Path, methods: list[str], minutes: float) -> dict[str, dict[str, int]]:
@@ -76,9 +78,9 @@ def steps(folder: Path, methods: list[str], minutes: float) -> dict[str, dict[st
     return found | {"rba": warm | {"max_steps": round((minutes - WARM_START) / pace["rba"])}}
 
 
-def evaluated(place: Path, folders: dict[int, Path], methods: list[str]) -> list[Answer]:
+def evaluated(place: Path, folders: dict[int, Path], methods: list[str], suites: list[str]) -> list[Answer]:
     """The answers of all adapters, each a system METHOD-SEED, and of what they are compared with."""
-    place = place / "-".join(["all", *methods, *map(str, folders)])
+    place = place / "-".join([*methods, *map(str, folders), *(Path(suite).name for suite in suites)])
     place.mkdir(exist_ok=True)
     adapters = {f"{m}-{seed}": folder / "align" / m for seed, folder in folders.items() for m in methods}
     for name, adapter in adapters.items():
@@ -86,7 +88,8 @@ def evaluated(place: Path, folders: dict[int, Path], methods: list[str]) -> list
             os.symlink(adapter, place / name)
     if not (place / "evaluate").exists():
         params = load_params()
-        once = {"num_bootstrap": 1}  # every pair of so many systems would take longer than their answers
+        # Every pair of so many systems would take longer than their answers.
+        once = {"num_bootstrap": 1, "suites": [*params.evaluate.suites, *suites]}
         params = params.model_copy(
             update={
                 "align": params.align.model_copy(update={"methods": list(adapters)}),
@@ -126,25 +129,38 @@ def cost(folders: list[Path], methods: list[str]) -> None:
         print(f"| {method} | {minutes} | {found[0]['num_steps']} | {found[0]['num_samples']} |")
 
 
-def show(answers: list[Answer], methods: list[str], seeds: list[int], metric: str, decimals: int, scale: float) -> None:
-    """Means over seeds, and `rba` against every other with intervals over texts, and each seed."""
+def show(
+    answers: list[Answer],
+    text: dict[str, float],
+    methods: list[str],
+    seeds: list[int],
+    metric: str,
+    decimals: int,
+    scale: float,
+) -> None:
+    """Means over seeds, the share that each closes of the gap between cascade and text, and `rba` against every other
+    with intervals over texts, and each seed."""
     rows = {a.clip_id: a.row_id for a in answers}
     clips = sorted(rows)
     found = {(a.system, a.clip_id): a.metrics[metric] for a in answers}
     values = {rival: np.array([[found[rival, clip] for clip in clips]] * len(seeds)) for rival in RIVALS}
     values |= {m: np.array([[found[f"{m}-{seed}", clip] for clip in clips] for seed in seeds]) for m in methods}
     print(f"n {len(clips)} of {len(set(rows.values()))} texts, {len(seeds)} seeds")
-    print("\n| system | mean | rba minus it (95 % interval over texts) | by seed |\n|---|---|---|---|")
+    ceiling = [text[rows[clip]] for clip in clips]
+    print("\n| system | mean | closes of the gap, % | rba minus it (95 % interval over texts) | by seed |")
+    print(f"|---|---|---|---|---|\n| text | {scale * np.mean(ceiling):.{decimals}f} | | | |")
     mean = {system: scores.mean(0) for system, scores in values.items()}
-    number = load_params().evaluate.num_bootstrap
+    draw = {"num_samples": load_params().evaluate.num_bootstrap, "seed": 0, "clusters": [rows[clip] for clip in clips]}
     for system, scores in values.items():
-        cells = [system, f"{scale * scores.mean():.{decimals}f}"]
+        closed = recovery(mean[system], mean["cascade"], ceiling, **draw) if system != "cascade" else None
+        share = "{:.0f} ({:.0f} to {:.0f})".format(*(100 * x for x in closed)) if closed else ""
+        cells = [system, f"{scale * scores.mean():.{decimals}f}", share]
         if system != "rba":
-            paired = paired_bootstrap(mean["rba"], mean[system], number, 0, [rows[c] for c in clips])
+            paired = paired_bootstrap(mean["rba"], mean[system], **draw)
             gain, low, high = (f"{scale * x:+.{decimals}f}" for x in paired[:3])
             by_seed = (values["rba"] - scores).mean(1)
             cells += [f"{gain} ({low} to {high})", ", ".join(f"{scale * x:+.{decimals}f}" for x in by_seed)]
-        print(f"| {' | '.join([*cells, '', ''][:4])} |")
+        print(f"| {' | '.join([*cells, '', ''][:5])} |")
 
 
 if __name__ == "__main__":

@@ -99,3 +99,9 @@ def test_the_translation_overlays_apply(tmp_path, language):
     path = changed(tmp_path, lambda v: None)
     apply_overlay(ROOT / f"params.translation_{language}.yaml", path)
     assert load_params(path).assets.target_language == {"es": "Spanish", "de": "German"}[language]
+
+
+def test_the_overlay_of_the_comparison_asks_for_more_texts(tmp_path):
+    path = changed(tmp_path, lambda v: None)
+    apply_overlay(ROOT / "params.compare.yaml", path)
+    assert load_params(path).synthesize.num_questions > load_params(ROOT / "params.yaml").synthesize.num_questions

@@ -97,13 +97,13 @@ def recovery(
 ) -> tuple[float, float, float] | None:
     """(share, low, high) of the gap between `cascade` and `text` that `method` closes; 1 is as good as text input.
 
-    The three are scores of the same clips: the score of a row's text stands once for each of its clips. None when the
-    interval of that gap reaches 0: then it is not to speak of, and the quotient would be noise. Else the draws without
+    The three are scores of the same clips: the score of a row's text stands once for each of its clips. None when that
+    gap or its interval reaches 0: then it is not to speak of, and the quotient would be noise. Else the draws without
     a gap, fewer than 1 in 40, are left out.
     """
     mean, means = _means([method, cascade, text], num_samples, seed, clusters)
     gaps = means[:, 2] - means[:, 1]
-    if _interval(gaps)[0] <= 0:
+    if _interval(gaps)[0] <= 0 or mean[2] <= mean[1]:
         return None
     drawn = ((means[:, 0] - means[:, 1])[gaps > 0]) / gaps[gaps > 0]
     return ((mean[0] - mean[1]) / (mean[2] - mean[1])).item(), *_interval(drawn)
