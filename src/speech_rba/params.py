@@ -43,6 +43,7 @@ class Synthesize(Group):
     min_words: PositiveInt
     max_words: PositiveInt
     near_duplicate: Share
+    min_round_trip: Share
 
 
 class Voice(Group):

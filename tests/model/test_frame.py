@@ -10,6 +10,10 @@ def test_a_translation_stands_on_a_line_of_its_own_and_ends_with_it():
     before, after = translation_frame(tokenizer, "German")
     text = tokenizer.decode(before) + "It is late." + tokenizer.decode(after)
     assert text.endswith("Morgen wird es wahrscheinlich regnen.\nEnglish:\nIt is late.\nGerman:\n")
+    before, after = translation_frame(tokenizer, "German", back=True)
+    text = tokenizer.decode(before) + "Es ist spät." + tokenizer.decode(after)
+    assert text.endswith("German:\nMorgen wird es wahrscheinlich regnen.\nEnglish:\nIt will probably rain tomorrow.\n"
+                         "German:\nEs ist spät.\nEnglish:\n")  # fmt: skip
     end_with_the_line(tokenizer)
     ids = tokenizer("Es ist spät.\n", add_special_tokens=False).input_ids
     assert ids[-1] == tokenizer.eos_token_id and ids.count(tokenizer.eos_token_id) == 1

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from speech_rba.params import Params
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import synthesize
+from speech_rba.synthesis.filters import NearDuplicates
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,3 +38,14 @@ def test_the_same_seed_gives_the_same_rows_and_a_killed_run_goes_on(tmp_path, mo
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     refused = json.loads(Path("second/report.json").read_text())["rejected"]
     assert sum(refused.values()) == len(Path("second/rejected.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize(("round_trip", "reason"), [(0.9, None), (0.5, "round_trip"), (0, "round_trip"), (None, None)])
+def test_a_translation_that_says_something_else_when_translated_back_is_refused(round_trip, reason):
+    params = small(1)
+    params = params.model_copy(update={"assets": params.assets.model_copy(update={"target_language": "German"})})
+    candidate = synthesize.Candidate(
+        task="translation", prompt="Where is the train station?", prompt_finished=True, num_tokens=9,
+        completion="Wo ist hier der Bahnhof?", completion_finished=True, round_trip=round_trip,
+    )  # fmt: skip
+    assert synthesize.fault(candidate, params, NearDuplicates(0.8)) == reason

@@ -38,11 +38,15 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> tuple[
     return tuple(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
 
 
-def translation_frame(tokenizer: PreTrainedTokenizerBase, language: str) -> tuple[list[int], list[int]]:
-    """The token ids before and after a sentence to translate into `language`, a key of `SHOWN`."""
-    shown = "".join(f"English:\n{said}\n{language}:\n{translated}\n" for said, translated in SHOWN[language].items())
-    before = tokenizer(f"{shown}English:\n").input_ids  # with the token that opens a text, if the model knows one
-    return before, tokenizer(f"\n{language}:\n", add_special_tokens=False).input_ids
+def translation_frame(
+    tokenizer: PreTrainedTokenizerBase, language: str, back: bool = False
+) -> tuple[list[int], list[int]]:
+    """The token ids before and after a sentence to translate into `language`, a key of `SHOWN`, or back to English."""
+    source, target = ("English", language)[:: -1 if back else 1]
+    pairs = [pair[:: -1 if back else 1] for pair in SHOWN[language].items()]
+    shown = "".join(f"{source}:\n{said}\n{target}:\n{translated}\n" for said, translated in pairs)
+    before = tokenizer(f"{shown}{source}:\n").input_ids  # with the token that opens a text, if the model knows one
+    return before, tokenizer(f"\n{target}:\n", add_special_tokens=False).input_ids
 
 
 def end_with_the_line(tokenizer: PreTrainedTokenizerBase) -> None:

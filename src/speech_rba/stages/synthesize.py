@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from speech_rba.model.embedder import load_embedder
 from speech_rba.model.frame import end_with_the_line, translation_frame
 from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
 from speech_rba.model.text import whole_sentences
@@ -28,6 +30,7 @@ class Teacher(NamedTuple):
     exact: PreTrainedModel  # float32: in bfloat16 a greedy answer depends on its batch
     tokenizer: PreTrainedTokenizerBase
     unspeakable_V: torch.Tensor  # bool: the tokens that no spoken text holds
+    embed: Callable[[list[str]], torch.Tensor] | None  # where it translates: tells whether two sentences say the same
 
 
 class Candidate(Record):
@@ -39,6 +42,7 @@ class Candidate(Record):
     completion: str
     completion_finished: bool
     num_tokens: int
+    round_trip: float | None = None  # cosine of a sentence and its translation translated back
 
 
 def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> None:
@@ -118,12 +122,13 @@ def load_teacher(assets: Assets) -> Teacher:
     unspeakable = torch.ones(model.config.vocab_size, dtype=torch.bool)
     for i in range(len(tokenizer)):
         unspeakable[i] = not SPEAKABLE.fullmatch(tokenizer.decode([i]))
-    return Teacher(model, exact, tokenizer, unspeakable)
+    embed = load_embedder(assets.embedder) if assets.target_language else None
+    return Teacher(model, exact, tokenizer, unspeakable, embed)
 
 
 def write_round(teacher: Teacher, params: Params, task: str, number: int, topics: list[str]) -> list[Candidate]:
     """One batch of queries and the teacher's answers to those that can be spoken."""
-    model, exact, tokenizer, unspeakable_V = teacher
+    model, exact, tokenizer, unspeakable_V, _ = teacher
     settings = params.synthesize
     size, seed = (
         settings.batch_size,
@@ -149,6 +154,9 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
     greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed}
     written = write(exact, tokenizer, asked, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
     answers = dict(zip(good, written, strict=True))
+    kept = [i for i in good if task == "translation" and answers[i].content]
+    cosines = round_trips(teacher, params, [(queries[i].content, answers[i].content) for i in kept])
+    cosine = dict(zip(kept, cosines, strict=True))
     nothing = Text("", False, 0)
     return [
         Candidate(
@@ -158,9 +166,22 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
             completion=(answer := answers.get(i, nothing)).content,
             completion_finished=answer.finished,
             num_tokens=query.num_tokens + answer.num_tokens,
+            round_trip=cosine.get(i),
         )
         for i, query in enumerate(queries)
     ]
+
+
+def round_trips(teacher: Teacher, params: Params, pairs: list[tuple[str, str]]) -> list[float]:
+    """How near each (sentence, translation) comes to the sentence when the teacher translates it back: -1 to 1."""
+    if not pairs:
+        return []
+    tokenizer, limit = teacher.tokenizer, params.synthesize.max_completion_tokens
+    before, after = translation_frame(tokenizer, params.assets.target_language, back=True)
+    prompts = [[*before, *tokenizer(text, add_special_tokens=False).input_ids, *after] for _, text in pairs]
+    back = write(teacher.model, tokenizer, prompts, max_new_tokens=limit, temperature=0.0, top_p=1.0, seed=0)
+    said, returned = teacher.embed([sentence for sentence, _ in pairs]), teacher.embed([text.content for text in back])
+    return (said * returned).sum(-1).tolist()
 
 
 def reply_to(query: str, tokenizer: PreTrainedTokenizerBase, assets: Assets) -> list[int]:
@@ -180,8 +201,14 @@ def fault(candidate: Candidate, params: Params, duplicates: NearDuplicates) -> s
         query_fault(candidate.prompt, candidate.prompt_finished, settings.min_words, settings.max_words)
         or completion_fault(completion)
         or (translation_fault(candidate.prompt, completion, language) if language else None)
+        or ("round_trip" if lost_on_the_way(candidate, settings) else None)
         or duplicates.add(candidate.prompt)
     )
+
+
+def lost_on_the_way(candidate: Candidate, settings: Synthesize) -> bool:
+    """Whether a translation, translated back, says something else."""
+    return candidate.round_trip is not None and candidate.round_trip < settings.min_round_trip
 
 
 def refusal(candidate: Candidate, reason: str) -> Rejected:
