@@ -107,6 +107,15 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     assert scores["alarms"] == {"sft": []}  # nothing was reinforced
 
 
+def test_without_a_heldout_clip_nothing_is_answered(tmp_path, monkeypatch, params, student, heard, questions):
+    monkeypatch.chdir(tmp_path)
+    write_inputs(tmp_path, student, heard, questions)
+    Path("validate/accepted.jsonl").write_text("")
+    monkeypatch.setattr(evaluate, "timed_answers", None)
+    with pytest.raises(ValueError, match=r"raise synthesize\.test_share"):
+        evaluate.run(params, *map(Path, NAMES))
+
+
 def test_what_was_heard_without_doubt_a_method_answers_as_base(
     tmp_path, monkeypatch, params, small_student, heard, questions
 ):

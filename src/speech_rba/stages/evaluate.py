@@ -50,6 +50,8 @@ def run(
     student = unaligned.student
     spoil = spoiler(params, data)
     items = load_items(student, data, rows, features, validation, params.evaluate.suites, spoil)
+    if not any(item.suite == ALIGNMENT for item in items):
+        raise ValueError("no clip of a held-out row is left to tell what alignment did: raise synthesize.test_share")
     once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
     texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
     spoken = [i.spoken for i in items]
