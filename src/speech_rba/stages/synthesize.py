@@ -104,12 +104,13 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
 
 
 def wanted_texts(settings: Synthesize) -> dict[str, int]:
-    """How many rows to keep of each task."""
-    return {
+    """How many rows to keep of each task that any are wanted of."""
+    wanted = {
         "instruction": settings.num_instructions,
         "question": settings.num_questions,
         "translation": settings.num_translations,
     }
+    return {task: number for task, number in wanted.items() if number}
 
 
 def load_teacher(assets: Assets) -> Teacher:
