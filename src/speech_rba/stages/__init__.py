@@ -34,7 +34,7 @@ def main(run: Callable) -> None:
         HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"), DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false"
     )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of folders that it makes
+    logging.getLogger("great_expectations").propagate = False  # of folders that it makes; warnings reach stderr anyway
     parser = argparse.ArgumentParser(description=inspect.getdoc(run))
     signature = inspect.signature(run).parameters
     for name, parameter in list(signature.items())[1:]:
