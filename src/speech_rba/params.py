@@ -33,6 +33,7 @@ class Synthesize(Group):
     seed: int
     num_instructions: Count
     num_questions: Count
+    num_constrained: Count
     num_translations: Count
     test_share: Share
     temperature: Positive
@@ -154,6 +155,7 @@ class RewardWeights(Group):
     repetition: float
     bleu: float
     chrf: float
+    instructions: float
 
 
 class Rba(Group):
@@ -260,10 +262,11 @@ class Params(Group):
     @model_validator(mode="after")
     def _translations_or_answers(self) -> "Params":
         wanted, texts = self.assets.target_language, self.synthesize
-        if wanted and (texts.num_instructions or texts.num_questions or not texts.num_translations):
+        others = texts.num_instructions or texts.num_questions or texts.num_constrained
+        if wanted and (others or not texts.num_translations):
             raise ValueError(
                 f"with assets.target_language, {wanted}, only translations can be written: set "
-                "synthesize.num_instructions and num_questions to 0 and num_translations above it"
+                "synthesize.num_instructions, num_questions and num_constrained to 0 and num_translations above it"
             )
         if texts.num_translations and not wanted:
             raise ValueError("synthesize.num_translations needs assets.target_language: set it, or the number to 0")

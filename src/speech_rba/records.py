@@ -17,7 +17,7 @@ Condition = Literal[
 ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
 
 Split = Literal["train", "test"]
-Task = Literal["instruction", "question", "translation"]
+Task = Literal["instruction", "question", "constrained", "translation"]
 
 
 class Record(BaseModel):
@@ -35,6 +35,19 @@ class Sampling(Record):
     max_new_tokens: int
 
 
+class Instruction(Record):
+    """What a response must do, under IFEval's name for it, checked by code (data/ifeval.py)."""
+
+    name: str
+    arguments: dict[str, str | int | list[str]]
+
+
+class Constraint(Instruction):
+    """An instruction and how a user says it; `{topic}` stands for the topic of the question before it."""
+
+    says: str
+
+
 class Row(Record):
     """One synthesized exchange: what a user says and what the teacher answers to its text."""
 
@@ -49,6 +62,7 @@ class Row(Record):
     template_hash: str
     sampling: Sampling
     seed: int
+    instructions: list[Instruction] = []  # that the prompt gives and the completion follows
 
 
 class Rejected(Record):
@@ -77,13 +91,6 @@ class MannerQuestion(Record):
     trait: Trait
     prompt: str
     answers: dict[str, str]
-
-
-class Instruction(Record):
-    """What a response must do, under IFEval's name for it, checked by code (evaluation/ifeval.py)."""
-
-    name: str
-    arguments: dict[str, str | int | list[str]]
 
 
 Choice = Literal["A", "B", "C", "D"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_rba.evaluation.ifeval import follows
+from speech_rba.data.ifeval import follows
 from speech_rba.records import MannerQuestion, Question, read_jsonl
 from speech_rba.synthesis.recording import SETTINGS
 

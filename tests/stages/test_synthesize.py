@@ -46,6 +46,24 @@ def test_a_translation_that_says_something_else_when_translated_back_is_refused(
     params = params.model_copy(update={"assets": params.assets.model_copy(update={"target_language": "German"})})
     candidate = synthesize.Candidate(
         task="translation", prompt="Where is the train station?", prompt_finished=True, num_tokens=9,
-        completion="Wo ist hier der Bahnhof?", completion_finished=True, round_trip=round_trip,
+        completion="Wo ist hier der Bahnhof?", completion_finished=True, round_trip=round_trip, instructions=[],
     )  # fmt: skip
     assert synthesize.fault(candidate, params, NearDuplicates(0.8)) == reason
+
+
+def test_a_constrained_question_is_kept_where_its_answer_keeps_to_it(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/topics.txt").write_text("bees\ngold\nrain\nbread\n")
+    short = {"name": "length_constraints:number_words", "arguments": {"num_words": 9, "relation": "less than"}}
+    (tmp_path / "data/constraints.jsonl").write_text(json.dumps(short | {"says": "At most eight words about {topic}."}))
+    monkeypatch.chdir(tmp_path)
+    params = small(1)
+    texts = {"num_instructions": 0, "num_questions": 0, "num_constrained": 2}
+    params = params.model_copy(update={"synthesize": params.synthesize.model_copy(update=texts)})
+    synthesize.run(params, Path("data"), Path("out"))
+    rows = read_jsonl(Path("out/rows.jsonl"), Row)
+    assert len(rows) == 2
+    for row in rows:
+        assert row.task == "constrained" and row.prompt.endswith(".") and "At most eight words about" in row.prompt
+        assert [i.name for i in row.instructions] == ["length_constraints:number_words"]
+        assert len(row.completion.split()) < 9

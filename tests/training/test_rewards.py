@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from speech_rba.model.logps import sequence_logps
+from speech_rba.records import Instruction
 from speech_rba.training import rewards
 
 
@@ -32,6 +33,14 @@ def test_bleu_and_chrf_of_a_sentence():
     # one of two characters and none of one pair: precision and recall are (0.5 + 0) / 2
     assert rewards.chrf("ab", "ac") == pytest.approx(0.25)
     assert rewards.bleu("Es ist spät.", "Es ist spät.") == pytest.approx(1) == rewards.chrf("x y z", "x y z")
+
+
+def test_instructions_pay_by_the_share_that_is_followed():
+    short = Instruction(name="length_constraints:number_words", arguments={"num_words": 4, "relation": "less than"})
+    plain = Instruction(name="punctuation:no_comma", arguments={})
+    assert rewards.instructions("Yes, it is", [short, plain]) == 0.5
+    assert rewards.instructions("It is", [short, plain]) == 1
+    assert rewards.instructions("It is", []) == 0
 
 
 def test_pmi_prefers_the_answer_to_the_bland_one(student):

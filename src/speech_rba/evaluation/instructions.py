@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from speech_rba.evaluation.ifeval import follows, follows_loosely
+from speech_rba.data.ifeval import follows, follows_loosely
 from speech_rba.evaluation.scoring import corpora
 from speech_rba.records import Answer, Instruction
 

@@ -1,10 +1,11 @@
-"""data/topics.txt -> artifacts/synthesize: rows.jsonl, rejected.jsonl, report.json."""
+"""data/topics.txt, data/constraints.jsonl -> artifacts/synthesize: rows.jsonl, rejected.jsonl, report.json."""
 
 import hashlib
 import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,16 +13,29 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from speech_rba.data.ifeval import followed_share
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.frame import end_with_the_line, translation_frame
 from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
 from speech_rba.model.text import whole_sentences
 from speech_rba.params import Assets, Params, Synthesize
-from speech_rba.records import Message, Record, Rejected, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.records import (
+    Constraint,
+    Instruction,
+    Message,
+    Record,
+    Rejected,
+    Row,
+    Sampling,
+    read_jsonl,
+    write_jsonl,
+)
 from speech_rba.stages import main, publish, workdir
+from speech_rba.synthesis.constraints import constrained
 from speech_rba.synthesis.filters import SPEAKABLE, NearDuplicates, completion_fault, query_fault, translation_fault
 from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, speak_of, template_hash, write
 
+TRIES = 4  # sampled answers to a question whose constraint the greedy answer does not keep
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
 
 
@@ -43,6 +57,7 @@ class Candidate(Record):
     completion_finished: bool
     num_tokens: int
     round_trip: float | None = None  # cosine of a sentence and its translation translated back
+    instructions: list[Instruction]
 
 
 def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> None:
@@ -53,12 +68,13 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     if purpose not in ("alignment", "ears"):
         raise ValueError(f"no purpose {purpose!r}; allowed: alignment, ears")
     if purpose == "ears":
-        others = params.synthesize.model_copy(update=params.ears.texts.model_dump())
+        others = params.synthesize.model_copy(update=params.ears.texts.model_dump() | {"num_constrained": 0})
         params = params.model_copy(update={"synthesize": others})
     settings = params.synthesize
     topics = (data / "topics.txt").read_text().split("\n")
     topics = [t for t in topics if t.strip()]
-    work = workdir("synthesize", params.assets, settings, data / "topics.txt")
+    constraints = read_jsonl(data / "constraints.jsonl", Constraint) if settings.num_constrained else []
+    work = workdir("synthesize", params.assets, settings, data / "topics.txt", [c.model_dump() for c in constraints])
     teacher = None
     started = time.perf_counter()
     rows, rejected, duplicates = [], [], NearDuplicates(settings.near_duplicate)
@@ -73,7 +89,7 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
             if not path.exists():
                 teacher = teacher or load_teacher(params.assets)
                 began = time.perf_counter()
-                candidates = write_round(teacher, params, task, number, topics)
+                candidates = write_round(teacher, params, task, number, topics, constraints)
                 seconds += time.perf_counter() - began
                 tokens += sum(c.num_tokens for c in candidates)
                 write_jsonl(path, candidates)
@@ -108,6 +124,7 @@ def wanted_texts(settings: Synthesize) -> dict[str, int]:
     wanted = {
         "instruction": settings.num_instructions,
         "question": settings.num_questions,
+        "constrained": settings.num_constrained,
         "translation": settings.num_translations,
     }
     return {task: number for task, number in wanted.items() if number}
@@ -127,7 +144,9 @@ def load_teacher(assets: Assets) -> Teacher:
     return Teacher(model, exact, tokenizer, unspeakable, embed)
 
 
-def write_round(teacher: Teacher, params: Params, task: str, number: int, topics: list[str]) -> list[Candidate]:
+def write_round(
+    teacher: Teacher, params: Params, task: str, number: int, topics: list[str], constraints: list[Constraint]
+) -> list[Candidate]:
     """One batch of queries and the teacher's answers to those that can be spoken."""
     model, exact, tokenizer, unspeakable_V, _ = teacher
     settings = params.synthesize
@@ -139,13 +158,19 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
         prompts = [tokenizer(prequery(tokenizer), add_special_tokens=False).input_ids] * size
     else:
         chosen = [topics[(number * size + i) % len(topics)] for i in range(size)]
-        if task == "question":
+        if task in ("question", "constrained"):
             prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
         else:
             prompts = [tokenizer(speak_of(t)).input_ids for t in chosen]
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
     limits = {"max_new_tokens": settings.max_query_tokens, "stop_V": unspeakable_V}
     queries = write(model, tokenizer, prompts, **limits, **sampling)
+    given: list[list[Instruction]] = [[] for _ in queries]
+    if task == "constrained":
+        turns = [constraints[(number * size + i) % len(constraints)] for i in range(size)]
+        said = [constrained(q.content, t, c) for q, t, c in zip(queries, chosen, turns, strict=True)]
+        queries = [replace(q, content=prompt) for q, (prompt, _) in zip(queries, said, strict=True)]
+        given = [[instruction] for _, instruction in said]
     good = [
         i
         for i, q in enumerate(queries)
@@ -155,6 +180,8 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
     greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed}
     written = write(exact, tokenizer, asked, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
     answers = dict(zip(good, written, strict=True))
+    failed = {i: a for i, a in zip(good, asked, strict=True) if not keeps_to(answers[i], given[i])}
+    answers |= tried_again(teacher, params, failed, given, seed)
     kept = [i for i in good if task == "translation" and answers[i].content]
     cosines = round_trips(teacher, params, [(queries[i].content, answers[i].content) for i in kept])
     cosine = dict(zip(kept, cosines, strict=True))
@@ -168,9 +195,33 @@ def write_round(teacher: Teacher, params: Params, task: str, number: int, topics
             completion_finished=answer.finished,
             num_tokens=query.num_tokens + answer.num_tokens,
             round_trip=cosine.get(i),
+            instructions=given[i],
         )
         for i, query in enumerate(queries)
     ]
+
+
+def keeps_to(answer: Text, instructions: list[Instruction]) -> bool:
+    """Whether what would be kept of an answer follows the instructions."""
+    return followed_share(whole_sentences(answer.content, answer.finished), instructions) == 1
+
+
+def tried_again(
+    teacher: Teacher, params: Params, asked: dict[int, list[int]], given: list[list[Instruction]], seed: int
+) -> dict[int, Text]:
+    """For the prompts of `asked` the first of TRIES sampled answers that follows what is `given`, where one does."""
+    if not asked:
+        return {}
+    settings = params.synthesize
+    places = [i for i in asked for _ in range(TRIES)]
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
+    sampled = write(teacher.model, teacher.tokenizer, [asked[i] for i in places],
+                    max_new_tokens=settings.max_completion_tokens, **sampling)  # fmt: skip
+    found: dict[int, Text] = {}
+    for i, text in zip(places, sampled, strict=True):
+        if keeps_to(text, given[i]):
+            found.setdefault(i, text)
+    return found
 
 
 def round_trips(teacher: Teacher, params: Params, pairs: list[tuple[str, str]]) -> list[float]:
@@ -202,6 +253,7 @@ def fault(candidate: Candidate, params: Params, duplicates: NearDuplicates) -> s
         query_fault(candidate.prompt, candidate.prompt_finished, settings.min_words, settings.max_words)
         or completion_fault(completion)
         or (translation_fault(candidate.prompt, completion, language) if language else None)
+        or ("not_followed" if followed_share(completion, candidate.instructions) < 1 else None)
         or ("round_trip" if lost_on_the_way(candidate, settings) else None)
         or duplicates.add(candidate.prompt)
     )
@@ -237,6 +289,7 @@ def accepted(candidate: Candidate, params: Params) -> Row:
             temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_query_tokens
         ),
         seed=settings.seed,
+        instructions=candidate.instructions,
     )
 
 

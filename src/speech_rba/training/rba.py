@@ -122,7 +122,10 @@ def reward_functions(
     def chrf(prompts, completions, **_):
         return [rewards.chrf(c, e.row.completion) for c, e in zip(completions, of(prompts), strict=True)]
 
-    return {f.__name__: f for f in (teacher_pmi, agreement, length, repetition, bleu, chrf)}
+    def instructions(prompts, completions, **_):
+        return [rewards.instructions(c, e.row.instructions) for c, e in zip(completions, of(prompts), strict=True)]
+
+    return {f.__name__: f for f in (teacher_pmi, agreement, length, repetition, bleu, chrf, instructions)}
 
 
 def weighted(functions: dict[str, Callable], settings: Rba) -> tuple[list[Callable], list[float]]:

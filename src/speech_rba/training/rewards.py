@@ -5,9 +5,11 @@ from collections.abc import Callable
 import sacrebleu
 import torch
 
+from speech_rba.data.ifeval import followed_share
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.speech_student import SpeechStudent
+from speech_rba.records import Instruction
 
 
 def teacher_pmi(student: SpeechStudent, written: list[SoftTokens], completions: list[list[int]]) -> list[float]:
@@ -36,6 +38,11 @@ def bleu(response: str, reference: str) -> float:
 def chrf(response: str, reference: str) -> float:
     """Sentence chrF2, 0 to 1 (sacrebleu's)."""
     return sacrebleu.sentence_chrf(response, [reference]).score / 100
+
+
+def instructions(response: str, given: list[Instruction]) -> float:
+    """The share of what was asked and can be checked that an answer follows, 0 to 1; 0 where nothing was."""
+    return followed_share(response, given) if given else 0.0
 
 
 def length(num_tokens: int, num_reference_tokens: int, ended: bool) -> float:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from langdetect import DetectorFactory, LangDetectException, detect
 
+from speech_rba.records import Instruction
+
 DetectorFactory.seed = 0  # it draws at random
 PUNCTUATION = ".,?!'\""
 FIXED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -214,3 +216,10 @@ def follows_loosely(response: str, instruction: str, arguments: dict) -> bool:
     cuts = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     forms = [form for cut in cuts for form in (cut, cut.replace("*", ""))]
     return any(follows(form, instruction, arguments) for form in forms)
+
+
+def followed_share(response: str, instructions: list[Instruction]) -> float:
+    """The share of instructions that a response follows to the letter, 0 to 1; 1 where there are none."""
+    if not instructions:
+        return 1.0
+    return sum(follows(response, i.name, i.arguments) for i in instructions) / len(instructions)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from speech_rba.evaluation.ifeval import CHECKERS, follows, follows_loosely
+from speech_rba.data.ifeval import CHECKERS, follows, follows_loosely
 
 AT_LEAST, LESS = "at least", "less than"
 CASES = [

@@ -1,0 +1,17 @@
+"""Questions with a condition on the answer, which code can check (data/ifeval.py)."""
+
+from speech_rba.records import Constraint, Instruction
+
+TOPIC = "{topic}"
+
+
+def constrained(question: str, topic: str, constraint: Constraint) -> tuple[str, Instruction]:
+    """The question with the constraint said after it, and the instruction that this gives."""
+
+    def filled(value: str | int | list[str]) -> str | int | list[str]:
+        if isinstance(value, list):
+            return [item.replace(TOPIC, topic) for item in value]
+        return value.replace(TOPIC, topic) if isinstance(value, str) else value
+
+    arguments = {name: filled(value) for name, value in constraint.arguments.items()}
+    return f"{question} {filled(constraint.says)}", Instruction(name=constraint.name, arguments=arguments)
