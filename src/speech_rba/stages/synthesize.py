@@ -148,40 +148,16 @@ def write_round(
     teacher: Teacher, params: Params, task: str, number: int, topics: list[str], constraints: list[Constraint]
 ) -> list[Candidate]:
     """One batch of queries and the teacher's answers to those that can be spoken."""
-    model, exact, tokenizer, unspeakable_V, _ = teacher
     settings = params.synthesize
-    size, seed = (
-        settings.batch_size,
-        int.from_bytes(hashlib.sha256(f"{settings.seed} {task} {number}".encode()).digest()[:4]),
-    )
-    if task == "instruction":
-        prompts = [tokenizer(prequery(tokenizer), add_special_tokens=False).input_ids] * size
-    else:
-        chosen = [topics[(number * size + i) % len(topics)] for i in range(size)]
-        if task in ("question", "constrained"):
-            prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
-        else:
-            prompts = [tokenizer(speak_of(t)).input_ids for t in chosen]
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
-    limits = {"max_new_tokens": settings.max_query_tokens, "stop_V": unspeakable_V}
-    queries = write(model, tokenizer, prompts, **limits, **sampling)
-    given: list[list[Instruction]] = [[] for _ in queries]
-    if task == "constrained":
-        turns = [constraints[(number * size + i) % len(constraints)] for i in range(size)]
-        said = [constrained(q.content, t, c) for q, t, c in zip(queries, chosen, turns, strict=True)]
-        queries = [replace(q, content=prompt) for q, (prompt, _) in zip(queries, said, strict=True)]
-        given = [[instruction] for _, instruction in said]
+    seed = int.from_bytes(hashlib.sha256(f"{settings.seed} {task} {number}".encode()).digest()[:4])
+    queries, given = write_queries(teacher, params, task, number, topics, constraints, seed)
     good = [
         i
         for i, q in enumerate(queries)
         if not query_fault(q.content, q.finished, settings.min_words, settings.max_words)
     ]
-    asked = [reply_to(queries[i].content, tokenizer, params.assets) for i in good]
-    greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed}
-    written = write(exact, tokenizer, asked, max_new_tokens=settings.max_completion_tokens, **greedy) if good else []
-    answers = dict(zip(good, written, strict=True))
-    failed = {i: a for i, a in zip(good, asked, strict=True) if not keeps_to(answers[i], given[i])}
-    answers |= tried_again(teacher, params, failed, given, seed)
+    asked = {i: reply_to(queries[i].content, teacher.tokenizer, params.assets) for i in good}
+    answers = write_answers(teacher, params, asked, given, seed)
     kept = [i for i in good if task == "translation" and answers[i].content]
     cosines = round_trips(teacher, params, [(queries[i].content, answers[i].content) for i in kept])
     cosine = dict(zip(kept, cosines, strict=True))
@@ -201,27 +177,57 @@ def write_round(
     ]
 
 
+def write_queries(
+    teacher: Teacher,
+    params: Params,
+    task: str,
+    number: int,
+    topics: list[str],
+    constraints: list[Constraint],
+    seed: int,
+) -> tuple[list[Text], list[list[Instruction]]]:
+    """What users say in one round, and the instructions that each gives."""
+    settings, tokenizer, size = params.synthesize, teacher.tokenizer, params.synthesize.batch_size
+    chosen = [topics[(number * size + i) % len(topics)] for i in range(size)]
+    if task == "instruction":
+        prompts = [tokenizer(prequery(tokenizer), add_special_tokens=False).input_ids] * size
+    elif task == "translation":
+        prompts = [tokenizer(speak_of(t)).input_ids for t in chosen]
+    else:
+        prompts = [chat_ids(tokenizer, ask_about(t), reply=True) for t in chosen]
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
+    limits = {"max_new_tokens": settings.max_query_tokens, "stop_V": teacher.unspeakable_V}
+    queries = write(teacher.model, tokenizer, prompts, **limits, **sampling)
+    if task != "constrained":
+        return queries, [[] for _ in queries]
+    turns = [constraints[(number * size + i) % len(constraints)] for i in range(size)]
+    said = [constrained(q.content, t, c) for q, t, c in zip(queries, chosen, turns, strict=True)]
+    queries = [replace(q, content=prompt) for q, (prompt, _) in zip(queries, said, strict=True)]
+    return queries, [[instruction] for _, instruction in said]
+
+
+def write_answers(
+    teacher: Teacher, params: Params, asked: dict[int, list[int]], given: list[list[Instruction]], seed: int
+) -> dict[int, Text]:
+    """The greedy answer to each prompt of `asked`; where it breaks an instruction, the first of TRIES sampled ones that
+    breaks none, if one does."""
+    settings = params.synthesize
+    greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed, "max_new_tokens": settings.max_completion_tokens}
+    written = write(teacher.exact, teacher.tokenizer, list(asked.values()), **greedy) if asked else []
+    answers = dict(zip(asked, written, strict=True))
+    places = [i for i, answer in answers.items() if not keeps_to(answer, given[i]) for _ in range(TRIES)]
+    sampled = greedy | {"temperature": settings.temperature, "top_p": settings.top_p}
+    again = write(teacher.model, teacher.tokenizer, [asked[i] for i in places], **sampled) if places else []
+    better: dict[int, Text] = {}
+    for i, text in zip(places, again, strict=True):
+        if keeps_to(text, given[i]):
+            better.setdefault(i, text)
+    return answers | better
+
+
 def keeps_to(answer: Text, instructions: list[Instruction]) -> bool:
     """Whether what would be kept of an answer follows the instructions."""
     return followed_share(whole_sentences(answer.content, answer.finished), instructions) == 1
-
-
-def tried_again(
-    teacher: Teacher, params: Params, asked: dict[int, list[int]], given: list[list[Instruction]], seed: int
-) -> dict[int, Text]:
-    """For the prompts of `asked` the first of TRIES sampled answers that follows what is `given`, where one does."""
-    if not asked:
-        return {}
-    settings = params.synthesize
-    places = [i for i in asked for _ in range(TRIES)]
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
-    sampled = write(teacher.model, teacher.tokenizer, [asked[i] for i in places],
-                    max_new_tokens=settings.max_completion_tokens, **sampling)  # fmt: skip
-    found: dict[int, Text] = {}
-    for i, text in zip(places, sampled, strict=True):
-        if keeps_to(text, given[i]):
-            found.setdefault(i, text)
-    return found
 
 
 def round_trips(teacher: Teacher, params: Params, pairs: list[tuple[str, str]]) -> list[float]:
