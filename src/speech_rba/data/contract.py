@@ -187,7 +187,8 @@ def check(table: pd.DataFrame, rules: list[Rule]) -> tuple[list[dict[str, Any]],
 
 def _observed(result: dict[str, Any]) -> str:
     if "unexpected_count" in result:
-        return f"{result['unexpected_count']} clips break it"
+        count = result["unexpected_count"]
+        return "1 clip breaks it" if count == 1 else f"{count} clips break it"
     if "partial_missing_list" in result or "missing_count" in result:
         return f"missing: {', '.join(sorted(result.get('partial_missing_list') or [])) or 'none'}"
     value = result["observed_value"]

@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,7 +108,7 @@ def points(
         axes.grid(axis="y", visible=False)
         for row in range(1, len(categories)):
             axes.axhline(row - 0.5, color=GRID, linewidth=0.8)
-        axes.set_xlabel(style.label)
+        axes.set_xlabel(wrapped(style.label))
         return _svg(figure, f"{style.label} by {', '.join(categories)}")
 
 
@@ -128,8 +129,13 @@ def lines(
             if bands:
                 axes.fill_between(x, *bands[index], color=colour(index), alpha=0.1, linewidth=0)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(wrapped(ylabel))
         return _svg(figure, f"{ylabel} by {xlabel}")
+
+
+def wrapped(label: str) -> str:
+    """In lines that fit beside the smallest plot: the layout makes room for a label's height, not its width."""
+    return textwrap.fill(label, 30)
 
 
 def _svg(figure: Figure, label: str) -> str:

@@ -31,7 +31,10 @@ def main(run: Callable) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     keep_freed_memory()
     os.environ.update(
-        HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"), DO_NOT_TRACK="true", TOKENIZERS_PARALLELISM="false"
+        HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"),
+        DO_NOT_TRACK="true",
+        TOKENIZERS_PARALLELISM="false",
+        TRL_EXPERIMENTAL_SILENCE="1",  # rba.py brings its own rollout, and the lock file the TRL that takes it
     )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("great_expectations").propagate = False  # of folders that it makes; warnings reach stderr anyway

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from speech_rba.training.store import Example
@@ -92,6 +92,24 @@ class Log(TrainerCallback):
         self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
 
+class Bar(ProgressCallback):
+    """The trainer's progress bar, with the last loss and reward beside it where the trainer writes a line a step."""
+
+    def __init__(self, phase: str):
+        super().__init__()
+        self.phase = phase
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.phase)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        shown = {name: f"{logs[name]:.3g}" for name in ("loss", "reward") if name in logs}
+        if self.training_bar is not None and shown:
+            self.training_bar.set_postfix(shown)
+
+
 def resume(trainer: Trainer, log: Log, phase: str, steps: int) -> None:
     """Trains to the end from the last checkpoint, which keeps optimizer, data order and random state."""
     if steps == 0:
@@ -103,4 +121,6 @@ def resume(trainer: Trainer, log: Log, phase: str, steps: int) -> None:
         trainer._load_from_checkpoint(last)
         return
     log.begin(phase, done)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar(phase))
     trainer.train(resume_from_checkpoint=last)
