@@ -21,6 +21,13 @@ GATE = threading.Lock()  # held while a process starts, so that stop_all misses 
 CLOSED = threading.Event()  # set: nothing starts any more
 GRACE_S = 5
 PROGRESS_S = 5  # a progress bar rewrites its line ten times a second
+ADVICE = (  # of DVC after every stage, for a person who starts each by hand
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 LIBC = ctypes.CDLL(None)
 
@@ -159,13 +166,13 @@ def die_with_parent() -> None:
 
 
 def lines(stream: IO[str]) -> Iterator[str]:
-    """The lines of a stream that are not empty, of a progress bar one every few seconds."""
+    """The lines of a stream that are not empty nor ADVICE, of a progress bar one every few seconds."""
     stream.reconfigure(newline="")  # keeps \r apart from \n
     shown = -PROGRESS_S
     for line in stream:
         text = line.strip()
         bar = line.endswith("\r")
-        if not text or (bar and time.monotonic() - shown < PROGRESS_S):
+        if not text or text.startswith(ADVICE) or (bar and time.monotonic() - shown < PROGRESS_S):
             continue
         if bar:
             shown = time.monotonic()

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -176,6 +177,7 @@ def log_student(bundle: Path, serving: Path) -> str:
     """The id of the model that is now stored with the open run: the code file `serving` and the folder `bundle`."""
     assert bundle.name == Path(BUNDLE).name, bundle  # MLflow names its copy after the folder
     needs = [r for r in importlib.metadata.requires("speech-rba") if re.match(r"[\w-]+", r)[0] in SERVING_NEEDS]
+    warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
     signature = ModelSignature(Schema([ColSpec(DataType.binary, "audio")]), Schema([ColSpec(DataType.string)]))
     info = mlflow.pyfunc.log_model(
         name="student",

@@ -171,8 +171,8 @@ def test_nothing_starts_once_the_flow_stops():
         stages.start([sys.executable, "-c", "pass"])
 
 
-def test_a_progress_bar_is_thinned_and_lines_are_not():
-    raw = b"one\n\n\r 1%\r 2%\r 3%\r 4%\ntwo\r\nthree\n"
+def test_a_progress_bar_is_thinned_and_of_other_lines_only_the_advice_of_dvc_is_left_out():
+    raw = b"one\n\n\r 1%\r 2%\r 3%\r 4%\ntwo\r\n\tgit add dvc.lock\nUse `dvc push` to send\nthree\n"
     stream = io.TextIOWrapper(io.BytesIO(raw))
     assert list(stages.lines(stream)) == ["one", "1%", "4%", "two", "three"]
 

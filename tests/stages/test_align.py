@@ -82,6 +82,13 @@ def test_sft_learns_from_every_step(project):
     assert sum(w.abs().sum() for name, w in weights.items() if "lora_B" in name) > 0
 
 
+def test_a_training_shows_a_bar_with_loss_and_reward_and_no_line_a_step(project):
+    shown, _ = start(project, "rba", "out").communicate(timeout=300)
+    assert "sft: 100%" in shown and "rba: 100%" in shown  # the warm start, then reinforcement
+    assert "loss=" in shown and "reward=" in shown
+    assert "{" not in shown and "Warning" not in shown
+
+
 @pytest.mark.parametrize("method", ["kd", "opd", "dpo"])
 def test_methods_that_params_names_can_be_trained(project, method):
     with pytest.raises(ValueError, match=rf"no method '{method}' in align.methods, \['sft', 'rba'\]: add it there"):

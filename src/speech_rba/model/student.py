@@ -92,6 +92,7 @@ class Student(SpeechStudent):
             self.prefix_ids, self.suffix_ids = translation_frame(self.tokenizer, config.target_language)
         else:
             self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
+        config.bos_token_id, config.eos_token_id = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         self.acoustic_projector = AcousticProjector(
             config.audio_width, len(self.suffix_ids), self.language_model.config.hidden_size
         )

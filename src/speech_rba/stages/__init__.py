@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ def main(run: Callable) -> None:
         TOKENIZERS_PARALLELISM="false",
         TRL_EXPERIMENTAL_SILENCE="1",  # rba.py brings its own rollout, and the lock file the TRL that takes it
     )
+    warnings.simplefilter("ignore", FutureWarning)  # of what the next version of a pinned library will lack
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("great_expectations").propagate = False  # of folders that it makes; warnings reach stderr anyway
     parser = argparse.ArgumentParser(description=inspect.getdoc(run))

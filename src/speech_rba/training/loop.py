@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Sampler
+from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -100,9 +101,9 @@ class Bar(ProgressCallback):
         self.phase = phase
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.phase)
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, desc=self.phase, dynamic_ncols=True)
+        self.current_step = 0
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         shown = {name: f"{logs[name]:.3g}" for name in ("loss", "reward") if name in logs}
