@@ -35,6 +35,12 @@ from speech_rba.synthesis.constraints import constrained
 from speech_rba.synthesis.filters import SPEAKABLE, NearDuplicates, completion_fault, query_fault, translation_fault
 from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, speak_of, template_hash, write
 
+SETTINGS = {  # of each task, what says how many rows to keep
+    "instruction": "num_instructions",
+    "question": "num_questions",
+    "constrained": "num_constrained",
+    "translation": "num_translations",
+}
 TRIES = 4  # sampled answers to a question whose constraint the greedy answer does not keep
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
 
@@ -79,9 +85,9 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     started = time.perf_counter()
     rows, rejected, duplicates = [], [], NearDuplicates(settings.near_duplicate)
     tokens, seconds = 0, 0.0
-    for task, wanted in wanted_texts(settings).items():
-        kept = 0
-        bar = tqdm(total=wanted, desc=f"synthesize {task}s", mininterval=2)
+    for task, setting in SETTINGS.items():
+        kept, wanted = 0, getattr(settings, setting)
+        bar = tqdm(total=wanted, desc=f"synthesize {setting.removeprefix('num_')}", mininterval=2, disable=not wanted)
         for number in range(MAX_ROUNDS):
             if kept >= wanted:
                 break
@@ -104,7 +110,7 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
         bar.close()
         if kept < wanted:
             raise ValueError(
-                f"{MAX_ROUNDS} rounds gave {kept} of {wanted} {task}s: lower synthesize.num_{task}s, loosen its filters"
+                f"{MAX_ROUNDS} rounds gave {kept} of {wanted}: lower synthesize.{setting}, or loosen its filters"
             )
     report = {
         "kept": len(rows),
@@ -117,17 +123,6 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
         write_jsonl(folder / "rejected.jsonl", rejected)
         (folder / "report.json").write_text(json.dumps(report, indent=2))
     print(f"{len(rows)} rows kept, {len(rejected)} refused; {tokens} tokens in {seconds:.0f} s")
-
-
-def wanted_texts(settings: Synthesize) -> dict[str, int]:
-    """How many rows to keep of each task that any are wanted of."""
-    wanted = {
-        "instruction": settings.num_instructions,
-        "question": settings.num_questions,
-        "constrained": settings.num_constrained,
-        "translation": settings.num_translations,
-    }
-    return {task: number for task, number in wanted.items() if number}
 
 
 def load_teacher(assets: Assets) -> Teacher:
