@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import soxr
 
-from speech_rba.cli import main, show_change
+from speech_rba.cli import main, show_change, show_side_by_side
 from speech_rba.synthesis.voices import speak
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,14 @@ def test_a_promotion_is_told_with_how_to_undo_it(capsys):
     show_change({"model": "toy", "from": "1", "to": "2", "who": "ann", "action": "promote"})
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == "Champion: toy version 2, before it version 1; by ann" and last == "Undo:     speech-rba rollback"
+
+
+def test_versions_are_compared_in_a_terminal_of_any_width(capsys):
+    scores = {f"suite_{i}/likelihood_of_the_teacher's_answer": -1.25 for i in range(9)}
+    show_side_by_side([{"alias": "candidate", "version": "3"} | scores, {"alias": "champion", "version": "2"}])
+    table = capsys.readouterr().out
+    assert all(name in table for name in scores) and table.count("-1.250") == 9
+    assert table.index("candidate") < table.index("champion") and max(map(len, table.splitlines())) <= 80
 
 
 def test_talk_takes_the_method_that_was_registered(project, call):

@@ -60,7 +60,7 @@ def compare() -> None:
     rows = tracking.compare(load_params().register_.model_name)
     if not rows:
         raise ValueError("nothing is registered yet: run `make run`")
-    show(rows)
+    show_side_by_side(rows)
 
 
 @app.command()
@@ -85,6 +85,12 @@ def show(rows: list[dict]) -> None:
             *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row.get(c.header, "") for c in table.columns))
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def show_side_by_side(versions: list[dict]) -> None:
+    """A table of versions, one column each, headed by its alias: they have more scores than a terminal has columns."""
+    keys = dict.fromkeys(key for version in versions for key in version if key != "alias")
+    show([{"": key} | {version["alias"]: version.get(key, "") for version in versions} for key in keys])
 
 
 @app.command()

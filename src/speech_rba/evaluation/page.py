@@ -196,10 +196,9 @@ def headline(verdicts: list[dict]) -> str:
         says = f"{item['best']} {words[pair['sign']]} the cascade"
         unit = f"{'points ' if style.scale == 100 else ''}{style.label.split(' (')[0]}"
         gain = f"{style.text(pair['difference'], '+')} {unit}"
-        zero = f"95 % interval {'includes' if pair['sign'] == 'open' else 'excludes'} 0"
         aligned = f"{style.text(item['over_base']['difference'], '+')} of it by alignment"
         where = item["suite"].replace("_", " ")
-        clauses.append(f"{says if says != before else ''} on {where} ({gain}, {zero}; {aligned})")
+        clauses.append(f"{says if says != before else ''} on {where} ({gain}, {aligned})")
         before = says
     where = "hard conditions" if told[0]["hard"] else "clean speech"
     return f"In {where}, {' and '.join(clause.strip() for clause in clauses)}."
