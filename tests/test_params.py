@@ -70,7 +70,7 @@ def test_another_teacher_cannot_judge_by_the_students_weights(tmp_path):
 
 
 def test_a_speech_llm_has_no_ears_of_ours(tmp_path):
-    with pytest.raises(ValueError, match=r"trained_acoustics to false and base.min_doubt to 0"):
+    with pytest.raises(ValueError, match=r"to false, and base.min_doubt and adapter_min_doubt to 0"):
         load_params(changed(tmp_path, lambda v: (v["assets"].update(speech_llm="org/any"), reward_nothing(v))))
 
 

@@ -131,11 +131,14 @@ class Base(Group):
     top_k: PositiveInt
     temperature: Positive
     min_doubt: Annotated[float, Ge(0)]
+    adapter_min_doubt: Annotated[float, Ge(0)]
 
     @model_validator(mode="after")
     def _doubt_needs_alternatives(self) -> "Base":
-        if self.min_doubt and self.top_k == 1:
-            raise ValueError("with top_k 1 the student never doubts: set min_doubt to 0, or top_k to 2 or more")
+        if (self.min_doubt or self.adapter_min_doubt) and self.top_k == 1:
+            raise ValueError(
+                "with top_k 1 the student never doubts: set min_doubt and adapter_min_doubt to 0, or top_k to 2 or more"
+            )
         return self
 
 
@@ -279,10 +282,12 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _a_speech_llm_has_its_own_ears(self) -> "Params":
-        if self.assets.speech_llm and (self.base.trained_ears or self.base.trained_acoustics or self.base.min_doubt):
+        base = self.base
+        ours = base.trained_ears or base.trained_acoustics or base.min_doubt or base.adapter_min_doubt
+        if self.assets.speech_llm and ours:
             raise ValueError(
                 "assets.speech_llm hears by itself and names no doubt: set base.trained_ears and trained_acoustics "
-                "to false and base.min_doubt to 0"
+                "to false, and base.min_doubt and adapter_min_doubt to 0"
             )
         return self
 

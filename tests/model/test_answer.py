@@ -41,9 +41,9 @@ def test_what_was_heard_without_doubt_is_read_like_a_written_prompt(student, hea
 @pytest.fixture
 def saved(tmp_path, student):
     """A base whose adapter takes part from a doubt of 0.5 on, and an adapter far from zero."""
-    student.config.min_doubt = 0.5
+    student.config.min_doubt, student.config.adapter_min_doubt = 0.1, 0.5
     student.save_pretrained(tmp_path / "base")
-    student.config.min_doubt = 0.0
+    student.config.min_doubt, student.config.adapter_min_doubt = 0.0, 0.0
     torch.manual_seed(0)
     model = get_peft_model(Student.from_pretrained(tmp_path / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
     for name, weight in model.named_parameters():
@@ -57,7 +57,8 @@ def test_the_adapter_takes_part_in_what_is_in_doubt_alone(student, saved, questi
     base, adapter = saved
     aligned = AlignedStudent(base, adapter, torch.float32)
     ids = student.tokenizer(questions[:2], add_special_tokens=False).input_ids
-    sure, doubtful = [soft(i, 0.99) for i in ids], [soft(i, 0.8) for i in ids]
+    sure, doubtful = [soft(i, 0.98) for i in ids], [soft(i, 0.8) for i in ids]
+    assert all(map(aligned.student.doubts, sure))  # and it learns from them
     mixed = [sure[0], doubtful[0], sure[1], doubtful[1]]
     assert [aligned.adapts(prompt) for prompt in mixed] == [False, True, False, True]
     answers, plain = aligned.answer(mixed, **GREEDY), student.answer(mixed, **GREEDY)
@@ -71,5 +72,5 @@ def test_the_adapter_takes_part_in_what_is_in_doubt_alone(student, saved, questi
 def test_without_a_threshold_the_adapter_takes_part_in_everything(student, saved):
     base, adapter = saved
     aligned = AlignedStudent(base, adapter, torch.float32)
-    aligned.student.config.min_doubt = 0.0
+    aligned.student.config.adapter_min_doubt = 0.0
     assert aligned.adapts(hard_tokens([5], 384))

@@ -105,7 +105,8 @@ def load_params(**assets) -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["assets"] |= assets
     if assets:
-        values["base"] |= {"trained_ears": False, "trained_acoustics": False, "min_doubt": 0.0}
+        values["base"] |= {"trained_ears": False, "trained_acoustics": False}
+        values["base"] |= {"min_doubt": 0.0, "adapter_min_doubt": 0.0}
     values["align"] |= {"methods": METHODS, "save_steps": 1, "per_device_train_batch_size": 2, "lora_r": 2}
     values["align"]["max_completion_tokens"] = 4
     for method in ("sft", "kd", "opd", "dpo"):

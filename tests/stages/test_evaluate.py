@@ -120,9 +120,9 @@ def test_what_was_heard_without_doubt_a_method_answers_as_base(
     tmp_path, monkeypatch, params, small_student, heard, questions
 ):
     monkeypatch.chdir(tmp_path)
-    small_student.config.min_doubt = 0.1  # and with one alternative a position it never doubts
+    small_student.config.adapter_min_doubt = 0.1  # and with one alternative a position it never doubts
     write_inputs(tmp_path, small_student, heard, questions)
-    small_student.config.min_doubt = 0.0
+    small_student.config.adapter_min_doubt = 0.0
     write_adapter(tmp_path, std=0.5)
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)

@@ -45,10 +45,10 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
 
 
 class AlignedStudent:
-    """The student in `base` and its adapter, which takes part where the student doubts what it heard.
+    """The student in `base` and its adapter, which takes part where the student much doubts what it heard.
 
-    A student that shares the teacher's weights answers what it heard well as the teacher does; there an adapter could
-    only lead it away.
+    A student that shares the teacher's weights answers what it heard well as the teacher does; there an adapter leads
+    it away.
     """
 
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
@@ -61,7 +61,7 @@ class AlignedStudent:
 
     def adapts(self, prompt: SoftTokens) -> bool:
         """Whether the adapter takes part in the answer to `prompt`."""
-        return self.model is not None and self.student.doubts(prompt)
+        return self.model is not None and prompt.doubt >= self.student.config.adapter_min_doubt
 
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """As `Student.answer`."""

@@ -29,7 +29,8 @@ class SpeechLlmConfig(PreTrainedConfig):
 
     def __init__(self, speech_llm="", audio_tower="", system_prompt="", **kwargs):
         self.speech_llm, self.audio_tower, self.system_prompt = speech_llm, audio_tower, system_prompt
-        self.soft_top_k, self.min_doubt = 1, 0.0  # it names no doubts: an adapter takes part in every answer
+        # it names no doubts: an adapter takes part in every answer
+        self.soft_top_k, self.min_doubt, self.adapter_min_doubt = 1, 0.0, 0.0
         super().__init__(**kwargs)
 
 

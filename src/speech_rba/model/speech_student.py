@@ -64,7 +64,7 @@ class SpeechStudent(PreTrainedModel):
         return [self.understand(h) for h in heard], [self.transcript(h) for h in heard]
 
     def doubts(self, prompt: SoftTokens) -> bool:
-        """Whether `prompt` was heard with so much doubt that an adapter takes part in the answer."""
+        """Whether `prompt` was heard with so much doubt that an adapter learns from it."""
         return prompt.doubt >= self.config.min_doubt
 
     def sounds(self, prompt: SoftTokens) -> bool:

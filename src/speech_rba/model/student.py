@@ -38,11 +38,13 @@ class StudentConfig(PreTrainedConfig):
         soft_top_k=1,
         soft_temperature=1.0,
         min_doubt=0.0,
+        adapter_min_doubt=0.0,
         **kwargs,
     ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt, self.target_language = system_prompt, target_language
-        self.soft_top_k, self.soft_temperature, self.min_doubt = soft_top_k, soft_temperature, min_doubt
+        self.soft_top_k, self.soft_temperature = soft_top_k, soft_temperature
+        self.min_doubt, self.adapter_min_doubt = min_doubt, adapter_min_doubt
         super().__init__(**kwargs)
 
 
@@ -197,6 +199,7 @@ def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype)
         soft_top_k=base.top_k,
         soft_temperature=base.temperature,
         min_doubt=base.min_doubt,
+        adapter_min_doubt=base.adapter_min_doubt,
     )
     student = Student(config, dtype).eval()
     student.ears = ears

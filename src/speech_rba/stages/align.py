@@ -68,7 +68,7 @@ def run(
 
 
 def doubtful(examples: list[Example], student: SpeechStudent) -> list[Example]:
-    """Those that the adapter will take part in.
+    """Those heard in doubt: of the others the student makes what its teacher reads.
 
     Raises:
         ValueError: there are none.
