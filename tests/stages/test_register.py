@@ -11,7 +11,7 @@ import soundfile
 
 from speech_rba import tracking
 from speech_rba.params import load_params
-from speech_rba.records import Clip, write_jsonl
+from speech_rba.records import Answer, Clip, write_jsonl
 from speech_rba.stages import register
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +69,7 @@ def pipeline(tmp_path, monkeypatch, fresh_store):
         (folder / "training.json").write_text(json.dumps({"method": method, "minutes": 1.5}))
         (folder / "log.jsonl").write_text(json.dumps({"step": 1, "phase": "sft", "minutes": 0.5, "loss": 2.0}) + "\n")
     write_scores(sft=0.3, rba=0.4)
+    write_answers({"base": "one", "sft": "one", "rba": "one"}, {"base": "one", "sft": "one", "rba": "other"})
     return {"params": params, "out": Path("registered")} | {name: Path(name) for name in FOLDERS}
 
 
@@ -96,6 +97,18 @@ def write_scores(**token_f1):
     alarm = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
     scores["alarms"] = {method: [alarm] for method in token_f1}
     Path("evaluation/scores.json").write_text(json.dumps(scores))
+
+
+def write_answers(*responses):
+    """Of each system to the second test clip, and to the third."""
+    fields = {"suite": "alignment", "row_id": "r", "condition": "clean", "voice": "v", "heldout_voice": False}
+    fields |= {"snr_db": None, "heard": "hi", "metrics": {}}
+    answers = [
+        Answer(**fields, clip_id=str(number), system=system, response=response)
+        for number, said in enumerate(responses, 2)
+        for system, response in said.items()
+    ]
+    write_jsonl(Path("evaluation/answers.jsonl"), answers)
 
 
 def versions():
@@ -163,4 +176,12 @@ def test_what_the_gate_refused_or_nobody_scored_is_not_registered(pipeline):
 
 def test_too_few_clips_to_check_with(pipeline):
     with pytest.raises(ValueError, match="has 3 test clips"):
-        register.check_clips(Path("validation/accepted.jsonl"), 4)
+        register.check_clips(Path("validation/accepted.jsonl"), 4, set())
+
+
+def test_the_clips_to_check_with_are_those_whose_answer_the_adapter_changes(pipeline):
+    accepted, answers = Path("validation/accepted.jsonl"), Path("evaluation/answers.jsonl")
+    ids = {
+        m: [c.id for c in register.check_clips(accepted, 2, register.changed_clips(answers, m))] for m in ("sft", "rba")
+    }
+    assert ids == {"sft": ["1", "2"], "rba": ["3", "1"]}

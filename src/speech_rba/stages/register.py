@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speech_rba import tracking
 from speech_rba.params import Params
-from speech_rba.records import Clip, read_jsonl
+from speech_rba.records import Answer, Clip, read_jsonl
 from speech_rba.stages import main, publish, workdir
 
 SERVING = Path(__file__).parents[1] / "model" / "serving.py"
@@ -40,7 +40,8 @@ def run(
     if gated["passed"] is not True:
         raise ValueError(f"{gate}/gate.json did not pass: mend the data first")
     method = max(params.align.methods, key=lambda m: tracking.main_score(scores, m, rank_by))
-    clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips)
+    changed = changed_clips(evaluation / "answers.jsonl", method)
+    clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips, changed)
     work = workdir("register", params, tracking.digest(base), methods, gate, evaluation)
     with tracking.open_run(name, work) as run_id, publish(out) as folder:
         tracking.log_pipeline(run_id, params, scores, methods, report)
@@ -64,16 +65,22 @@ def run(
     print(f"{version.name} version {version.version} ({method}): {len(clips)} clips answered alike when reloaded")
 
 
-def check_clips(accepted: Path, num: int) -> list[Clip]:
-    """The first `num` accepted test clips.
+def changed_clips(answers: Path, method: str) -> set[str]:
+    """Ids of the clips to which the adapter changes base's answer."""
+    responses = {(a.clip_id, a.system): a.response for a in read_jsonl(answers, Answer)}
+    return {clip for (clip, system), said in responses.items() if system == method and said != responses[clip, "base"]}
+
+
+def check_clips(accepted: Path, num: int, first: set[str]) -> list[Clip]:
+    """`num` accepted test clips, those of the ids `first` before others.
 
     Raises:
         ValueError: there are fewer.
     """
-    clips = [clip for clip in read_jsonl(accepted, Clip) if clip.split == "test"][:num]
+    clips = [clip for clip in read_jsonl(accepted, Clip) if clip.split == "test"]
     if len(clips) < num:
         raise ValueError(f"{accepted} has {len(clips)} test clips, register.num_check_clips is {num}: lower it")
-    return clips
+    return sorted(clips, key=lambda clip: clip.id not in first)[:num]
 
 
 def make_bundle(bundle: Path, base: Path, adapter: Path, gate: Path, evaluation: Path) -> None:
