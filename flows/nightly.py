@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 
 from flows.pipeline import pipeline
 from flows.stages import die_with_parent
+from speech_rba.errors import UserError
 
 BRANCH = "nightly"
 PARAMS = Path("params.yaml")
@@ -63,7 +64,7 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
         if state.is_failed() or state.is_crashed():
             return Failed(message=state.message)
         commit = save(clone, state.message)
-    except (ValueError, subprocess.CalledProcessError) as error:
+    except (UserError, subprocess.CalledProcessError) as error:
         return Failed(message=getattr(error, "stderr", None) or str(error))
     log.info("committed %s on the branch %s", commit, BRANCH)
     create_markdown_artifact(f"`{commit}` on the branch `{BRANCH}`: `git show {commit[:12]}`", key="commit")
@@ -75,7 +76,7 @@ def update(clone: Path) -> None:
     """The newest commit of the project is merged into the clone; what a killed run left there uncommitted is gone.
 
     Raises:
-        ValueError: the project changed the same lines as the branch did.
+        UserError: the project changed the same lines as the branch did.
     """
     git("fetch", "-q", "origin", where=clone)
     git("reset", "-q", "--hard", where=clone)
@@ -83,7 +84,7 @@ def update(clone: Path) -> None:
         git("merge", "-q", "--no-edit", "origin/HEAD", where=clone)
     except subprocess.CalledProcessError as error:
         git("merge", "--abort", where=clone)
-        raise ValueError(
+        raise UserError(
             f"the newest commit does not merge into the branch {BRANCH}: in {clone} run `git merge origin/HEAD`, mend "
             f"the conflict and commit; git says: {error.stdout.strip()}"
         ) from error
@@ -93,7 +94,7 @@ def set_seed(seed: int) -> None:
     """params.yaml has this seed for the data that is synthesized."""
     text, number = re.subn(r"(?m)^(synthesize:\n  seed:) \d+", rf"\1 {seed}", PARAMS.read_text())
     if number != 1:
-        raise ValueError(f"{PARAMS} does not begin `synthesize` with its seed: put `seed:` first there")
+        raise UserError(f"{PARAMS} does not begin `synthesize` with its seed: put `seed:` first there")
     PARAMS.write_text(text)
 
 
@@ -110,7 +111,7 @@ def start_from_champion() -> None:
         return
     text, number = re.subn(r"(?m)^(  start_from:) \S+", rf"\1 {adapter}", text)
     if number != 1:
-        raise ValueError(f"{PARAMS} has no line `start_from:` under `align`: put it there")
+        raise UserError(f"{PARAMS} has no line `start_from:` under `align`: put it there")
     PARAMS.write_text(text)
 
 

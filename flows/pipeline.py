@@ -25,6 +25,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import stages, supervisor
+from speech_rba.errors import UserError
 
 SCORES = Path("artifacts/evaluate/scores.json")
 REPORT = Path("artifacts/report/index.html")
@@ -120,7 +121,7 @@ def serve() -> str:
     sooner. It keeps its history in PREFECT_HOME.
 
     Raises:
-        RuntimeError: the temporary server does not start; the message names its log.
+        UserError: the temporary server does not start; the message names its log.
     """
     if url := PREFECT_API_URL.value():
         return url
@@ -150,14 +151,14 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
             return
         except ConnectionRefusedError:
             time.sleep(0.1)
-    raise RuntimeError(f"the temporary Prefect server did not start, see {log}")
+    raise UserError(f"the temporary Prefect server did not start, see {log}")
 
 
 def main() -> None:
     """Runs the pipeline and says what to do next; exits 1 with the reason if it failed."""
     try:
         stages.check_project()
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     with temporary_settings({PREFECT_API_URL: serve()}):
         state = pipeline(return_state=True)

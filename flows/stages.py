@@ -16,6 +16,8 @@ from typing import IO
 
 import psutil
 
+from speech_rba.errors import UserError
+
 LIVE: set[subprocess.Popen] = set()  # leaders of the process groups that run now
 GATE = threading.Lock()  # held while a process starts, so that stop_all misses none
 CLOSED = threading.Event()  # set: nothing starts any more
@@ -40,17 +42,17 @@ def check_project() -> None:
     """Holds when stages can run here; a lock that a dead DVC process left behind is gone.
 
     Raises:
-        ValueError: there is no pipeline, no Git or no DVC repository; the message says what to do.
+        UserError: there is no pipeline, no Git or no DVC repository; the message says what to do.
     """
     if shutil.which("git") is None:
-        raise ValueError("no `git` on the PATH: install it, the pipeline names the commit it ran from")
+        raise UserError("no `git` on the PATH: install it, the pipeline names the commit it ran from")
     for path, mend in {
         "dvc.yaml": "run from the project's top folder",
         ".git": "run: git init",
         ".dvc": "run: dvc init",
     }.items():
         if not Path(path).exists():
-            raise ValueError(f"no {path} in {Path.cwd()}; {mend}")
+            raise UserError(f"no {path} in {Path.cwd()}; {mend}")
     drop_stale_lock(Path(".dvc/tmp/rwlock"))
 
 
@@ -81,7 +83,7 @@ def read_graph() -> tuple[dict[str, list[str]], set[str]]:
     not safe in threads.
 
     Raises:
-        ValueError: dvc.yaml is wrong, or another DVC process is at work.
+        UserError: dvc.yaml is wrong, or another DVC process is at work.
     """
     import networkx
     from dvc.exceptions import DvcException
@@ -94,7 +96,7 @@ def read_graph() -> tuple[dict[str, list[str]], set[str]]:
             before = {stage.addressing: [need.addressing for need in graph.successors(stage)] for stage in graph}
             changed = set(repo.status())
     except DvcException as error:
-        raise ValueError(f"DVC cannot read the pipeline: {error}") from error
+        raise UserError(f"DVC cannot read the pipeline: {error}") from error
     settled: set[str] = set()
     for name in order:
         if name not in changed and settled.issuperset(before[name]):

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from flows.stages import check_project, die_with_parent
+from speech_rba.errors import UserError
 
 HOST = "127.0.0.1"
 REVIEWER, TRAINER, OPERATOR = "reviewer", "trainer", "operator"
@@ -77,14 +78,14 @@ class Service:
         """Holds when it answers.
 
         Raises:
-            RuntimeError: it died or stayed silent; the message names its log.
+            UserError: it died or stayed silent; the message names its log.
         """
         deadline = time.monotonic() + START_S
         while self.process.poll() is None and time.monotonic() < deadline:
             if self.answers():
                 return
             time.sleep(0.2)
-        raise RuntimeError(f"{self.name} did not start, see {self.log}; is its port in use?")
+        raise UserError(f"{self.name} did not start, see {self.log}; is its port in use?")
 
     def keep_alive(self) -> None:
         """It runs, or will after a pause that grows with each death; what no longer answers is killed."""
@@ -174,11 +175,11 @@ def read_passwords() -> dict[str, str]:
     """The password of each person, from the environment; empty where nobody is to be asked.
 
     Raises:
-        ValueError: only one is given, or both are the same.
+        UserError: only one is given, or both are the same.
     """
     found = {user: os.environ.get(name, "") for user, name in PASSWORDS.items()}
     if any(found.values()) and (not all(found.values()) or len(set(found.values())) == 1):
-        raise ValueError(f"accounts need two different passwords: set {' and '.join(PASSWORDS.values())}")
+        raise UserError(f"accounts need two different passwords: set {' and '.join(PASSWORDS.values())}")
     return found if all(found.values()) else {}
 
 
@@ -261,8 +262,8 @@ def supervise(mlflow_port: int, prefect_port: int, state: Path) -> None:
     """Starts the services, then keeps them alive until SIGINT or SIGTERM; at the end none lives.
 
     Raises:
-        RuntimeError: a service did not start.
-        ValueError: the passwords are no two.
+        UserError: a service did not start.
+        UserError: the passwords are no two.
     """
     passwords = read_passwords()
     for folder in (state, Path("mlruns")):
@@ -354,7 +355,7 @@ def main() -> None:
     try:
         check_project()
         supervise(options.mlflow_port, options.prefect_port, Path("work/servers").resolve())
-    except (ValueError, RuntimeError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

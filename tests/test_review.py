@@ -12,6 +12,7 @@ from test_tracking import NAME, make_version
 
 from flows import supervisor
 from speech_rba import tracking
+from speech_rba.errors import UserError
 
 PASSWORD = "a long enough one"
 PASSWORDS = {"reviewer": PASSWORD, "operator": "another long one"}
@@ -59,7 +60,7 @@ def become(server, monkeypatch, tmp_path):
 def test_a_trainer_registers_and_a_reviewer_promotes(become):
     become("trainer")
     make_version("a")
-    with pytest.raises(PermissionError, match="does not let trainer do this: ask a reviewer"):
+    with pytest.raises(UserError, match="does not let trainer do this: ask a reviewer"):
         tracking.promote(NAME, None, False, "")
     client = tracking.mlflow.MlflowClient()
     with pytest.raises(tracking.MlflowException, match="Permission denied"):

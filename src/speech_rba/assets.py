@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from speech_rba.errors import UserError
+
 
 @dataclass(frozen=True)
 class Package:
@@ -84,7 +86,7 @@ def resolve(name: str) -> Path | str:
     `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process.
 
     Raises:
-        ValueError: the package is unknown, missing, of another version, or a file differs; the message
+        UserError: the package is unknown, missing, of another version, or a file differs; the message
             says which pip command mends it.
     """
     if name.startswith("pypi:"):
@@ -93,22 +95,22 @@ def resolve(name: str) -> Path | str:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith("."):
-        raise ValueError(f"no such model folder: {name}")
+        raise UserError(f"no such model folder: {name}")
     return name
 
 
 @cache
 def _verified(name: str) -> Path:
     if name not in PACKAGES:
-        raise ValueError(f"no pinned package {name!r}; known: {', '.join(PACKAGES)}")
+        raise UserError(f"no pinned package {name!r}; known: {', '.join(PACKAGES)}")
     package = PACKAGES[name]
     mend = f"run: pip install --force-reinstall{package.pip_flags} {name}=={package.version}"
     try:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(f"the package {name} with its weights is missing; {mend}") from error
+        raise UserError(f"the package {name} with its weights is missing; {mend}") from error
     if found.version != package.version:
-        raise ValueError(f"{name} has version {found.version}, pinned is {package.version}; {mend}")
+        raise UserError(f"{name} has version {found.version}, pinned is {package.version}; {mend}")
     folder = Path(str(found.locate_file(package.folder)))
     if package.parts:
         parts, folder = [folder / part for part in package.parts], CONVERTED / name
@@ -122,7 +124,7 @@ def _join(parts: list[Path], out: Path, mend: str) -> None:
     if out.exists():
         return
     if missing := [part for part in parts if not part.exists()]:
-        raise ValueError(f"{missing[0]} is missing; {mend}")
+        raise UserError(f"{missing[0]} is missing; {mend}")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.{os.getpid()}")  # two processes may join at once
     with open(partial, "wb") as file:
@@ -142,9 +144,9 @@ def check_sha256(path: Path, expected: str, mend: str) -> None:
     """Holds when `path` exists with this sha256.
 
     Raises:
-        ValueError: it does not; the message ends with `mend`.
+        UserError: it does not; the message ends with `mend`.
     """
     if not path.exists():
-        raise ValueError(f"{path} is missing; {mend}")
+        raise UserError(f"{path} is missing; {mend}")
     if (actual := sha256(path)) != expected:
-        raise ValueError(f"{path} has sha256 {actual[:12]}..., pinned is {expected[:12]}...; {mend}")
+        raise UserError(f"{path} has sha256 {actual[:12]}..., pinned is {expected[:12]}...; {mend}")

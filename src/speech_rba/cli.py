@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from speech_rba.errors import UserError
 from speech_rba.params import load_params
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -32,12 +33,12 @@ def talk(
 
     registration = Path("artifacts/register/registration.json")
     if method is None and not registration.exists():
-        raise ValueError(f"{registration} is missing: run `make run` first, or name a --method that is trained")
+        raise UserError(f"{registration} is missing: run `make run` first, or name a --method that is trained")
     method = method or json.loads(registration.read_text())["method"]
     base, adapter = Path("artifacts/base"), None if method == "base" else Path("artifacts/align") / method
     for folder in filter(None, (base, adapter)):
         if not folder.exists():
-            raise ValueError(f"{folder} is missing: run `make run` first, or name a method that is there")
+            raise UserError(f"{folder} is missing: run `make run` first, or name a method that is there")
     clip = read_audio(file)
     started = time.perf_counter()
     from speech_rba.model.answer import load_answerer  # after what can be wrong: it takes seconds
@@ -59,7 +60,7 @@ def compare() -> None:
 
     rows = tracking.compare(load_params().register_.model_name)
     if not rows:
-        raise ValueError("nothing is registered yet: run `make run`")
+        raise UserError("nothing is registered yet: run `make run`")
     show_side_by_side(rows)
 
 
@@ -126,5 +127,5 @@ def main() -> None:
     """The commands, with an error the user can mend as one line."""
     try:
         app()
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")

@@ -8,6 +8,8 @@ import yaml
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from speech_rba.errors import UserError
+
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Gt(0)]
@@ -296,16 +298,16 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """The values of `path`, checked.
 
     Raises:
-        ValueError: the file is missing, is no YAML, or a key is unknown, missing or mistyped.
+        UserError: the file is missing, is no YAML, or a key is unknown, missing or mistyped.
     """
     if not path.exists():
-        raise ValueError(f"{path} is missing: run from the project's top folder")
+        raise UserError(f"{path} is missing: run from the project's top folder")
     try:
         return Params.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
+        raise UserError(f"{path} is no valid YAML: {error}") from error
     except ValidationError as error:
-        raise ValueError(f"{path}: {'; '.join(map(_wrong, error.errors()))}") from error
+        raise UserError(f"{path}: {'; '.join(map(_wrong, error.errors()))}") from error
 
 
 def _wrong(error: dict) -> str:
@@ -318,10 +320,10 @@ def merge(values: dict, changes: dict, where: str = "") -> dict:
     """`values` with the leaves of `changes` in place of its own.
 
     Raises:
-        ValueError: `changes` names a key that `values` lacks.
+        UserError: `changes` names a key that `values` lacks.
     """
     if unknown := set(changes) - set(values):
-        raise ValueError(f"unknown parameter {where}{min(unknown)}; allowed here: {', '.join(values)}")
+        raise UserError(f"unknown parameter {where}{min(unknown)}; allowed here: {', '.join(values)}")
     nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) else v for k, v in changes.items()}
     return values | nested
 

@@ -10,13 +10,15 @@ from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from speech_rba.errors import UserError
+
 Condition = Literal[
     "clean", "white_noise", "pink_noise", "hum", "babble", "room", "telephone", "clipped", "hesitant", "muffled",
     "packet_loss",
 ]  # fmt: skip
 ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]  # learned from; chosen by; reported
 Task = Literal["instruction", "question", "constrained", "translation"]
 
 
@@ -165,7 +167,9 @@ class Feature(Record):
 class Answer(Record):
     """One response of one system, with its scores by metric name.
 
-    The `text` system reads the prompt, so it has one answer a row: `clip_id` empty, `condition` "text".
+    A system that reads the prompt has one answer a row: `clip_id` empty, `condition` "text". That is what the `text`
+    system does, and an aligned one too, to tell whether alignment changed how it answers text. `hypothesis` is the
+    student's transcript, None where it writes none or reads.
     """
 
     suite: str
@@ -179,6 +183,9 @@ class Answer(Record):
     heard: str
     response: str
     metrics: dict[str, float]
+    split: Split = "test"
+    prompt: str = ""
+    hypothesis: str | None = None
 
 
 class Quarantined(Record):
@@ -197,7 +204,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     """The rows of `path`; an empty file gives an empty list.
 
     Raises:
-        ValueError: a line is no valid row; the message names file, line and field.
+        UserError: a line is no valid row; the message names file, line and field.
     """
     rows = []
     with open(path, encoding="utf-8") as file:
@@ -205,7 +212,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
             try:
                 rows.append(kind.model_validate_json(line))
             except ValidationError as error:
-                raise ValueError(f"{path}:{number} is no {kind.__name__}: {error}") from error
+                raise UserError(f"{path}:{number} is no {kind.__name__}: {error}") from error
     return rows
 
 

@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
+from speech_rba.errors import UserError
 from speech_rba.params import Params
 
 # MLflow reads these at import. The time limit is that of one silent connection, not of an upload.
@@ -223,7 +224,7 @@ def check_answers(model: Path) -> None:
     """Holds when a fetched model, loaded as any user loads it, gives the answers that were stored with it.
 
     Raises:
-        ValueError: an answer differs.
+        UserError: an answer differs.
     """
     import pandas as pd
 
@@ -233,7 +234,7 @@ def check_answers(model: Path) -> None:
     answers = mlflow.pyfunc.load_model(str(model)).predict(audio)
     for (name, before), after in zip(expected.items(), answers, strict=True):
         if before != after:
-            raise ValueError(
+            raise UserError(
                 f"reloaded, the model answers {after!r} to {name} instead of {before!r}: what loads it differs from "
                 "what trained it; compare the package versions, then register again"
             )
@@ -250,7 +251,7 @@ def register(model_name: str, run_id: str, model_id: str, description: str, tags
     It has its tags, the hashes among them, and its description from its first moment.
 
     Raises:
-        ValueError: an answer differs; nothing is registered.
+        UserError: an answer differs; nothing is registered.
     """
     client = mlflow.MlflowClient()
     with fetched(f"models:/{model_id}") as model:
@@ -303,17 +304,17 @@ def verify(version: ModelVersion) -> dict[str, str]:
     """The hashes of a version that passed its gate, is stored unchanged and answers as it did.
 
     Raises:
-        ValueError: it does not; the message says what is wrong.
+        UserError: it does not; the message says what is wrong.
     """
     what = f"{version.name} version {version.version}"
     with fetched(f"models:/{version.name}/{version.version}") as model:
         found = hashes(model)
         if wrong := [name for name, value in found.items() if version.tags.get(name) != value]:
-            raise ValueError(
+            raise UserError(
                 f"{what} was changed after it was registered ({', '.join(wrong)} differ from its tags): register anew"
             )
         if json.loads((model / BUNDLE / "gate.json").read_text())["passed"] is not True:
-            raise ValueError(f"{what} did not pass its gate: mend the data, register again")
+            raise UserError(f"{what} did not pass its gate: mend the data, register again")
         check_answers(model)
     return found
 
@@ -327,7 +328,7 @@ def fetch_champion(model_name: str, folder: Path) -> Path | None:
     """The champion's adapter in `folder/<version>`, fetched once; None without a champion.
 
     Raises:
-        ValueError: it was changed after it was registered.
+        UserError: it was changed after it was registered.
     """
     champion = by_alias(connect(model_name), model_name, "champion")
     if champion is None:
@@ -336,7 +337,7 @@ def fetch_champion(model_name: str, folder: Path) -> Path | None:
     if not out.exists():
         with fetched(f"models:/{model_name}/{champion.version}") as model:
             if hashes(model)["adapter_sha256"] != champion.tags["adapter_sha256"]:
-                raise ValueError(f"the adapter of {model_name} version {champion.version} was changed: roll back")
+                raise UserError(f"the adapter of {model_name} version {champion.version} was changed: roll back")
             partial = out.with_name(f".{out.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(model / BUNDLE / "adapter", partial)
@@ -370,12 +371,12 @@ def main_score(scores: dict, method: str, rank_by: str) -> float:
     """The value of `rank_by`, a suite/condition/metric, which ranks methods and versions: the higher the better.
 
     Raises:
-        ValueError: scores.json has no such row.
+        UserError: scores.json has no such row.
     """
     for row in scores["scores"]:
         if row["system"] == method and rank_by == "{suite}/{condition}/{metric}".format(**row):
             return row["value"]
-    raise ValueError(f"scores.json has no {rank_by} of {method}: evaluate it, or set register.rank_by to what it has")
+    raise UserError(f"scores.json has no {rank_by} of {method}: evaluate it, or set register.rank_by to what it has")
 
 
 def promote(model_name: str, version: str | None, force: bool, reason: str) -> dict:
@@ -385,19 +386,19 @@ def promote(model_name: str, version: str | None, force: bool, reason: str) -> d
     of scores, nothing else, and needs a reason.
 
     Raises:
-        ValueError: no such candidate; it was tampered with, did not pass its gate or answers otherwise than before;
+        UserError: no such candidate; it was tampered with, did not pass its gate or answers otherwise than before;
             or `force` is not given and an alarm was raised in its training or it scores lower than the champion.
-        PermissionError: the server does not let this user promote.
+        UserError: the server does not let this user promote.
     """
     if force and not reason:
-        raise ValueError("force needs a reason, which goes into the audit log: give one")
+        raise UserError("force needs a reason, which goes into the audit log: give one")
     client = connect(model_name)
     with locked(STORE / "promote.lock"), refusals():
         pool, champion = candidates(model_name), by_alias(client, model_name, "champion")
         chosen = by_number(client, pool, version) if version else by_alias(client, pool, "candidate")
         if chosen is None:
             wanted = f"version {version}" if version else "candidate"
-            raise ValueError(f"{pool} has no {wanted}: run the register stage, or give the number of a version")
+            raise UserError(f"{pool} has no {wanted}: run the register stage, or give the number of a version")
         found, mine = verify(chosen), copied(client, model_name, chosen)
         is_new = champion is not None and (mine is None or mine.version != champion.version)
         if not force:
@@ -413,30 +414,30 @@ def promote(model_name: str, version: str | None, force: bool, reason: str) -> d
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Inside the block a server's refusal is a PermissionError that says who was refused."""
+    """Inside the block a server's refusal is a UserError that says who was refused."""
     try:
         yield
     except MlflowException as error:
         if "Permission denied" not in str(error):  # the code is lost where MLflow wraps it
             raise
-        raise PermissionError(f"the MLflow server does not let {user()} do this: ask a reviewer") from error
+        raise UserError(f"the MLflow server does not let {user()} do this: ask a reviewer") from error
 
 
 def refuse_an_alarm(chosen: ModelVersion) -> None:
-    """Raises ValueError where the training of `chosen` raised an alarm."""
+    """Raises UserError where the training of `chosen` raised an alarm."""
     if (raised := chosen.tags["alarms"]) != NO_ALARMS:
-        raise ValueError(
+        raise UserError(
             f"candidate {chosen.version} raised alarms in training: {raised}; look at the report, then keep the "
             "champion, or use force with a reason"
         )
 
 
 def refuse_a_worse(chosen: ModelVersion, champion: ModelVersion) -> None:
-    """Raises ValueError where `chosen` scores lower than the champion."""
+    """Raises UserError where `chosen` scores lower than the champion."""
     rank_by = chosen.tags["rank_by"]
     ours, theirs = (main_score(stored_scores(v), v.tags["method"], rank_by) for v in (chosen, champion))
     if ours < theirs:
-        raise ValueError(
+        raise UserError(
             f"candidate {chosen.version} has {rank_by} {ours:.4f}, the champion, version {champion.version}, "
             f"{theirs:.4f}: keep the champion, or use force with a reason"
         )
@@ -446,14 +447,14 @@ def rollback(model_name: str, reason: str) -> dict:
     """The audit record, after the previous version became the champion again; twice is the same as once.
 
     Raises:
-        ValueError: there is no previous version, or it fails a check that `promote` makes.
-        PermissionError: the server does not let this user promote.
+        UserError: there is no previous version, or it fails a check that `promote` makes.
+        UserError: the server does not let this user promote.
     """
     client = connect(model_name)
     with locked(STORE / "promote.lock"), refusals():
         previous = by_alias(client, model_name, "previous")
         if previous is None:
-            raise ValueError(f"{model_name} has no previous version: a rollback needs two promotions before it")
+            raise UserError(f"{model_name} has no previous version: a rollback needs two promotions before it")
         return crown(client, "rollback", by_alias(client, model_name, "champion"), previous, reason, verify(previous))
 
 

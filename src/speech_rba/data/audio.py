@@ -7,6 +7,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from speech_rba.errors import UserError
+
 SAMPLE_RATE = 16_000  # what Whisper hears
 
 
@@ -16,15 +18,15 @@ def read_audio(path: Path | BinaryIO) -> np.ndarray:
     WAV, FLAC and OGG are read, of any rate and number of channels.
 
     Raises:
-        ValueError: the file is missing, no audio, without a sample, or holds NaN or infinity.
+        UserError: the file is missing, no audio, without a sample, or holds NaN or infinity.
     """
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise ValueError(f"{path} is no readable audio file ({error}); give WAV, FLAC or OGG") from error
+        raise UserError(f"{path} is no readable audio file ({error}); give WAV, FLAC or OGG") from error
     audio = soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE)
     if not len(audio):
-        raise ValueError(f"{path} holds no sound: it has no samples")
+        raise UserError(f"{path} holds no sound: it has no samples")
     if not np.isfinite(audio).all():
-        raise ValueError(f"{path} holds samples that are NaN or infinite; write it again")
+        raise UserError(f"{path} holds samples that are NaN or infinite; write it again")
     return audio

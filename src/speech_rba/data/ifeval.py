@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from langdetect import DetectorFactory, LangDetectException, detect
 
+from speech_rba.errors import UserError
 from speech_rba.records import Instruction
 
 DetectorFactory.seed = 0  # it draws at random
@@ -21,7 +22,7 @@ FIXED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.
 def compare(number: int, relation: str, bound: int) -> bool:
     """`relation` is one of IFEval's two: "less than" or "at least"."""
     if relation not in ("less than", "at least"):
-        raise ValueError(f"no relation {relation!r}; allowed: less than, at least")
+        raise UserError(f"no relation {relation!r}; allowed: less than, at least")
     return number < bound if relation == "less than" else number >= bound
 
 
@@ -196,15 +197,15 @@ def follows(response: str, instruction: str, arguments: dict) -> bool:
     """Whether a response follows one instruction, to the letter; an empty one follows none.
 
     Raises:
-        ValueError: there is no such instruction, or it takes other arguments.
+        UserError: there is no such instruction, or it takes other arguments.
     """
     if instruction not in CHECKERS:
-        raise ValueError(f"no instruction {instruction!r}; allowed: {', '.join(CHECKERS)}")
+        raise UserError(f"no instruction {instruction!r}; allowed: {', '.join(CHECKERS)}")
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         return bool(response.strip()) and bool(CHECKERS[instruction](response, **given))
     except TypeError as error:
-        raise ValueError(f"{instruction} does not take {given}: {error}") from error
+        raise UserError(f"{instruction} does not take {given}: {error}") from error
 
 
 def follows_loosely(response: str, instruction: str, arguments: dict) -> bool:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from statistics import fmean
 
+from speech_rba.errors import UserError
 from speech_rba.params import Alarms
 from speech_rba.records import ALIGNMENT
 
@@ -47,13 +48,13 @@ def reward_alone(steps: list[dict], method: str, paired: list[dict]) -> dict:
     """The check that the method agrees better with the teacher on held-out speech than base does, if its reward rose.
 
     Raises:
-        ValueError: it was not compared with base.
+        UserError: it was not compared with base.
     """
     before, after = thirds(steps, "reward")
     where = {"suite": ALIGNMENT, "condition": "all", "metric": HELD_OUT, "a": method, "b": "base"}
     found = next((row for row in paired if where.items() <= row.items()), None)
     if found is None:
-        raise ValueError(f"scores.json does not compare {method} with base by {HELD_OUT}: evaluate again")
+        raise UserError(f"scores.json does not compare {method} with base by {HELD_OUT}: evaluate again")
     observed = f"reward {after - before:+.3f}, held out {found['difference']:+.3f} ({found['low']:+.3f} at least)"
     passed = after <= before or found["low"] > 0
     expected = "held-out agreement above base where the reward rose"

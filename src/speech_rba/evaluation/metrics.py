@@ -11,6 +11,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from speech_rba.errors import UserError
+
 ARTICLES = {"a", "an", "the"}
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -33,10 +35,10 @@ def contains_answer(response: str, answers: Sequence[str]) -> bool:
     """Whether the words of any of `answers` stand one after the other in `response`.
 
     Raises:
-        ValueError: there is no answer, or one has no word left, and would stand in every response.
+        UserError: there is no answer, or one has no word left, and would stand in every response.
     """
     if not answers:
-        raise ValueError("a question without answers cannot be scored; give at least one")
+        raise UserError("a question without answers cannot be scored; give at least one")
     said = answer_tokens(response)
     return any(_contains(said, answer) for answer in answers)
 
@@ -49,7 +51,7 @@ def is_right(response: str, answers: Sequence[str], wrong: Sequence[str] = ()) -
 def _contains(said: list[str], answer: str) -> bool:
     words = answer_tokens(answer)
     if not words:
-        raise ValueError(f"the answer {answer!r} is articles or punctuation alone; word it longer")
+        raise UserError(f"the answer {answer!r} is articles or punctuation alone; word it longer")
     return any(said[i : i + len(words)] == words for i in range(len(said) - len(words) + 1))
 
 
@@ -67,7 +69,7 @@ def bootstrap(
     """(mean, low, high) of `values`.
 
     Raises:
-        ValueError: `values` is empty or holds a number that is not finite.
+        UserError: `values` is empty or holds a number that is not finite.
     """
     mean, means = _means([values], num_samples, seed, clusters)
     return mean[0].item(), *_interval(means[:, 0])
@@ -119,13 +121,13 @@ def _means(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means of the K columns, (K,), and those of every draw, (num_samples, K); all columns share a draw."""
     if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"scores to compare must be of the same items, got {[len(c) for c in columns]} values")
+        raise UserError(f"scores to compare must be of the same items, got {[len(c) for c in columns]} values")
     values = np.array(columns, dtype=float).T
     if not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"a bootstrap needs finite values and at least one, got {len(values)}: drop what has no score")
+        raise UserError(f"a bootstrap needs finite values and at least one, got {len(values)}: drop what has no score")
     ids = range(len(values)) if clusters is None else clusters
     if len(ids) != len(values):
-        raise ValueError(f"{len(values)} values need as many cluster ids, got {len(ids)}")
+        raise UserError(f"{len(values)} values need as many cluster ids, got {len(ids)}")
     codes = {name: code for code, name in enumerate(dict.fromkeys(ids))}
     sums = np.zeros((len(codes), values.shape[1] + 1))  # the last column counts a cluster's values
     np.add.at(sums, [codes[name] for name in ids], np.column_stack([values, np.ones(len(values))]))

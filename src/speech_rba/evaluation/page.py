@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from speech_rba.errors import UserError
 from speech_rba.evaluation import plots
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap
 from speech_rba.records import Answer, Clip, Condition, Feature, Row
@@ -88,10 +89,10 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
     """The page as HTML; it asks for nothing from outside.
 
     Raises:
-        ValueError: systems were not scored on the same clips, or no method was scored.
+        UserError: systems were not scored on the same clips, or no method was scored.
     """
     if not results.methods:
-        raise ValueError(f"no aligned method among the scored systems {results.systems}: run align and evaluate first")
+        raise UserError(f"no aligned method among the scored systems {results.systems}: run align and evaluate first")
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -154,7 +155,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     values = _values(hard or spoken, metric)
     if len({frozenset(clips) for clips in values.values()}) != 1 or set(values) != set(results.systems) - {"text"}:
         counts = {system: len(clips) for system, clips in values.items()}
-        raise ValueError(f"the systems were not scored on the same clips of {suite}: {counts}; run evaluate again")
+        raise UserError(f"the systems were not scored on the same clips of {suite}: {counts}; run evaluate again")
     best = max(results.methods, key=lambda method: np.mean([score for _, score in values[method].values()]))
     pairs = []
     for system in [*REFERENCES[1:], *(method for method in results.methods if method != best)]:
@@ -411,7 +412,7 @@ def example(results: Results, clip_id: str) -> dict:
     for a question of a suite), metric, answers ((system index, system, response, score), in the order of the systems).
 
     Raises:
-        ValueError: the clip, its file or the answer of a system is missing.
+        UserError: the clip, its file or the answer of a system is missing.
     """
     answers = {answer.system: answer for answer in results.answers if answer.clip_id == clip_id}
     row_id, suite = next((answer.row_id, answer.suite) for answer in answers.values())
@@ -421,9 +422,9 @@ def example(results: Results, clip_id: str) -> dict:
         if (answer.system, answer.suite, answer.row_id) == ("text", suite, row_id)
     }
     if missing := set(results.systems) - set(answers):
-        raise ValueError(f"clip {clip_id} has no answer of {', '.join(sorted(missing))}; run evaluate again")
+        raise UserError(f"clip {clip_id} has no answer of {', '.join(sorted(missing))}; run evaluate again")
     if clip_id not in results.clips or clip_id not in results.features:
-        raise ValueError(f"answers.jsonl scores clip {clip_id}, which validation did not accept; run evaluate again")
+        raise UserError(f"answers.jsonl scores clip {clip_id}, which validation did not accept; run evaluate again")
     clip, feature = results.clips[clip_id], results.features[clip_id]
     metric = primary_metric(results.scores, suite)
     transcripts = {"Whisper heard": feature.heard, "student heard": feature.student_heard}

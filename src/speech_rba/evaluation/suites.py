@@ -10,6 +10,7 @@ import torch
 
 from speech_rba.data.audio import read_audio
 from speech_rba.data.benchmarks import read_benchmark
+from speech_rba.errors import UserError
 from speech_rba.model.answer import MAX_HEARD_TOKENS
 from speech_rba.model.audio_tower import hear, load_audio_tower
 from speech_rba.model.bridge import SoftTokens
@@ -47,12 +48,12 @@ def load_items(
     """Every accepted test clip, then the recordings of each outside folder, each in what `spoil` makes of it.
 
     Raises:
-        ValueError: a place is no benchmark (data/benchmarks.py), or one with questions.jsonl does not lie under `data`.
+        UserError: a place is no benchmark (data/benchmarks.py), or one with questions.jsonl does not lie under `data`.
     """
     known = {path.name: path for path in sorted((data / "suites").iterdir()) if path.is_dir()}
     wanted = {Path(f).name for f in folders if (Path(f) / "questions.jsonl").exists()}
     if missing := wanted - set(known):
-        raise ValueError(f"suites with questions.jsonl must lie under {data}/suites to be voiced: {', '.join(missing)}")
+        raise UserError(f"suites with questions.jsonl must lie under {data}/suites to be voiced: {', '.join(missing)}")
     reference = {r.id: r.completion for r in read_jsonl(rows / "rows.jsonl", Row)}
     asked = {q.id: q for s in wanted for q in read_jsonl(known[s] / "questions.jsonl", Question)}
     nothing = Question(id="", prompt="", answers=[])

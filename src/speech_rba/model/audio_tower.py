@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from speech_rba.assets import CONVERTED, resolve, sha256
+from speech_rba.errors import UserError
 from speech_rba.model.ctranslate2 import convert_whisper
 from speech_rba.model.generation import BufferedLayer, worth_leaving
 
@@ -84,11 +85,11 @@ def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: 
     The encoder, three quarters of the work, multiplies in `dtype`.
 
     Raises:
-        ValueError: a clip is empty or longer than 30 s.
+        UserError: a clip is empty or longer than 30 s.
     """
     for clip in clips:
         if not 0 < len(clip) <= MAX_SECONDS * SAMPLING_RATE:
-            raise ValueError(
+            raise UserError(
                 f"a clip has {len(clip) / SAMPLING_RATE:.2f} s; allowed is above 0 and at most {MAX_SECONDS} s"
             )
     states, acoustics = encode(tower, clips, dtype)

@@ -14,6 +14,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from speech_rba.errors import UserError
+
 DTYPES = [np.float32, np.int8, np.int16, np.int32, np.float16]
 VERSION = 6
 
@@ -41,7 +43,7 @@ def read_model_bin(path: Path) -> dict[str, np.ndarray]:
 
     Source: CTranslate2, python/ctranslate2/specs/model_spec.py, `ModelSpec._serialize`.
     Raises:
-        ValueError: the file has another binary version.
+        UserError: the file has another binary version.
     """
     data, place = path.read_bytes(), 0
 
@@ -58,7 +60,7 @@ def read_model_bin(path: Path) -> dict[str, np.ndarray]:
         return data[place - length : place - 1].decode()
 
     if (version := number("I")) != VERSION:
-        raise ValueError(f"{path} has CTranslate2 binary version {version}; this reader knows {VERSION}")
+        raise UserError(f"{path} has CTranslate2 binary version {version}; this reader knows {VERSION}")
     text(), number("I")
     arrays = {}
     for _ in range(number("I")):

@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 
 from speech_rba.assets import resolve
+from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import SAMPLING_RATE, Heard
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.speech_student import SpeechStudent
@@ -68,7 +69,7 @@ class SpeechLlmStudent(SpeechStudent):
         found = self._merged(inputs.to(self.device, self.dtype)).cpu()
         ids = inputs["input_ids"][0].cpu()
         if found.shape[:1] != ids.shape:
-            raise ValueError(
+            raise UserError(
                 f"{self.config.speech_llm} gives its language model {len(found)} vectors for {len(ids)} tokens: a "
                 "processor that leaves the room for audio to the model is not supported"
             )
@@ -93,7 +94,7 @@ class SpeechLlmStudent(SpeechStudent):
             return merged.embeds
         finally:
             hook.remove()
-        raise ValueError(f"{self.config.speech_llm} does not call its decoder with embeddings: it is not supported")
+        raise UserError(f"{self.config.speech_llm} does not call its decoder with embeddings: it is not supported")
 
     def understand(self, heard: Heard) -> SoftTokens:
         return SoftTokens(heard.top_ids, heard.top_probs, heard.hidden, torch.empty(0))

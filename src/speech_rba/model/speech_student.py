@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import Heard
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.generation import generate, prefill
@@ -121,10 +122,10 @@ class SpeechStudent(PreTrainedModel):
         """The student saved in `folder`, its language model in `dtype`.
 
         Raises:
-            ValueError: a weight is missing or of another student.
+            UserError: a weight is missing or of another student.
         """
         student = cls(cls.config_class.from_pretrained(folder), dtype)
         missing, unknown = student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
         if wrong := [*(name for name in missing if not name.startswith(FROZEN)), *unknown]:
-            raise ValueError(f"{folder} was saved by another version: {', '.join(wrong)}; run its stage again")
+            raise UserError(f"{folder} was saved by another version: {', '.join(wrong)}; run its stage again")
         return student.eval()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import AudioTower, Heard, hear, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, hard_tokens
 from speech_rba.model.frame import chat_frame, end_with_the_line, translation_frame
@@ -181,12 +182,12 @@ def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype)
     """The student that `params.yaml` describes, its projectors at zero and its language model in `dtype`.
 
     Raises:
-        ValueError: `ears` were trained for another audio tower.
+        UserError: `ears` were trained for another audio tower.
     """
     if ears:
         fit = json.loads((ears / "ears.json").read_text())["audio_tower"]
         if fit != assets.audio_tower:
-            raise ValueError(
+            raise UserError(
                 f"{ears} was trained for {fit}, assets.audio_tower is {assets.audio_tower}: run `make ears`, "
                 "or set base.trained_ears to false"
             )

@@ -18,6 +18,6 @@ def load_student(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechStud
     """The student saved in `folder`, its language model in `dtype`.
 
     Raises:
-        ValueError: it was saved by another version.
+        UserError: it was saved by another version.
     """
     return AutoModel.from_pretrained(folder, dtype=dtype)

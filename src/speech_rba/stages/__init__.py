@@ -17,6 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from speech_rba.errors import UserError
 from speech_rba.params import load_params
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -26,7 +27,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 def main(run: Callable) -> None:
     """Calls `run(params, name=path, ...)` with one `--name PATH` for each of its arguments.
 
-    A ValueError becomes one line on stderr and exit code 1, and so does a full disk. The stage dies with the process
+    A UserError becomes one line on stderr and exit code 1, and so does a full disk. The stage dies with the process
     that started it: DVC does not stop its stages when it is killed, and a second copy would write to the same place.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -46,14 +47,22 @@ def main(run: Callable) -> None:
         kind = str if parameter.annotation is str else Path
         given = {} if parameter.default is parameter.empty else {"default": parameter.default}
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=not given, **given)
+    given = vars(parser.parse_args())
     try:
-        run(load_params(), **vars(parser.parse_args()))
-    except (ValueError, FileNotFoundError) as error:
+        check_inputs({name: value for name, value in given.items() if name != "out"})
+        run(load_params(), **given)
+    except UserError as error:
         sys.exit(f"error: {error}")
     except (OSError, SafetensorError) as error:
         if not is_disk_full(error):
             raise
         sys.exit(f"error: no room to write ({error}); free some and run again: what is done is kept in work/")
+
+
+def check_inputs(given: dict[str, Path | str]) -> None:
+    """Raises UserError where a path among a stage's arguments does not exist."""
+    if missing := [str(path) for path in given.values() if isinstance(path, Path) and not path.exists()]:
+        raise UserError(f"{', '.join(missing)} is missing: run the stage that makes it, or all of them with `make run`")
 
 
 def keep_freed_memory() -> None:

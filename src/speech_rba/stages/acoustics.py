@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
 
 from speech_rba.data.measures import normalize
+from speech_rba.errors import UserError
 from speech_rba.evaluation.metrics import contains_answer
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.language import fast_dtype
@@ -58,7 +59,7 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
     """The acoustic projector and its model card. A killed run hears again and goes on from its last checkpoint.
 
     Raises:
-        ValueError: a training question is one of a suite's, or asks for a manner that nothing can be spoken in.
+        UserError: a training question is one of a suite's, or asks for a manner that nothing can be spoken in.
     """
     settings = params.acoustics
     questions = read_jsonl(data / "manners.jsonl", MannerQuestion)
@@ -90,10 +91,10 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
 
 
 def refuse_leaks(prompts: list[str], data: Path) -> None:
-    """Raises ValueError where a suite asks what is trained on."""
+    """Raises UserError where a suite asks what is trained on."""
     asked = {normalize(q.prompt) for file in data.glob("suites/*/questions.jsonl") for q in read_jsonl(file, Question)}
     if leaked := [prompt for prompt in prompts if normalize(prompt) in asked]:
-        raise ValueError(f"{data} trains on questions of a suite, reword them: {'; '.join(leaked)}")
+        raise UserError(f"{data} trains on questions of a suite, reword them: {'; '.join(leaked)}")
 
 
 def plan_manners(voice: Voice, questions: list[MannerQuestion], number: int, split: str, seed: int) -> list[Telling]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from speech_rba.assets import sha256
+from speech_rba.errors import UserError
 from speech_rba.model.language import fast_dtype
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.students import load_student
@@ -29,9 +30,9 @@ def run(
 ) -> None:
     """The adapter of one method. A killed run goes on from its last checkpoint."""
     if method not in params.align.methods:
-        raise ValueError(f"no method {method!r} in align.methods, {params.align.methods}: add it there")
+        raise UserError(f"no method {method!r} in align.methods, {params.align.methods}: add it there")
     if not json.loads((gate / "gate.json").read_text())["passed"]:
-        raise ValueError(f"{gate}/gate.json has not passed: look at the validation report")
+        raise UserError(f"{gate}/gate.json has not passed: look at the validation report")
     work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
                    validation / "accepted.jsonl", base)  # fmt: skip
     student = load_student(base, fast_dtype())
@@ -71,11 +72,11 @@ def doubtful(examples: list[Example], student: SpeechStudent) -> list[Example]:
     """Those heard in doubt: of the others the student makes what its teacher reads.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     chosen = [example for example in examples if student.doubts(example.spoken)]
     if not chosen:
-        raise ValueError(
+        raise UserError(
             f"none of {len(examples)} training clips was heard with as much doubt as base.min_doubt, "
             f"{student.config.min_doubt}: lower it, or let voice make harder clips"
         )
@@ -99,16 +100,16 @@ def go_on_from(adapter: Path, model: PeftModel) -> None:
     """`model` has the weights of a trained adapter.
 
     Raises:
-        ValueError: there is none, or it is of another shape.
+        UserError: there is none, or it is of another shape.
     """
     if not (adapter / "adapter_model.safetensors").exists():
-        raise ValueError(f"align.start_from, {adapter}, holds no adapter: name another folder, or null to start anew")
+        raise UserError(f"align.start_from, {adapter}, holds no adapter: name another folder, or null to start anew")
     try:
         found = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
     except RuntimeError as error:
-        raise ValueError(f"{adapter} does not fit align.lora_r and lora_target_modules: {error}") from error
+        raise UserError(f"{adapter} does not fit align.lora_r and lora_target_modules: {error}") from error
     if found.unexpected_keys:
-        raise ValueError(f"{adapter} does not fit align.lora_target_modules: {', '.join(found.unexpected_keys[:3])}")
+        raise UserError(f"{adapter} does not fit align.lora_target_modules: {', '.join(found.unexpected_keys[:3])}")
 
 
 def distill(

@@ -15,7 +15,7 @@ def run(params: Params, ears: Path, acoustics: Path, out: Path) -> None:
     """The student's config, projectors and ears; its frozen parts are named, not copied.
 
     Raises:
-        ValueError: the ears were trained for another audio tower.
+        UserError: the ears were trained for another audio tower.
     """
     assets, settings = params.assets, params.base
     if assets.speech_llm:

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from speech_rba.data.measures import word_error_rate
+from speech_rba.errors import UserError
 from speech_rba.evaluation.alarms import alarms
 from speech_rba.evaluation.instructions import followed, verdicts
 from speech_rba.evaluation.metrics import is_right, token_f1
@@ -51,7 +52,7 @@ def run(
     spoil = spoiler(params, data)
     items = load_items(student, data, rows, features, validation, params.evaluate.suites, spoil)
     if not any(item.suite == ALIGNMENT for item in items):
-        raise ValueError("no clip of a held-out row is left to tell what alignment did: raise synthesize.test_share")
+        raise UserError("no clip of a held-out row is left to tell what alignment did: raise synthesize.test_share")
     once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
     texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
     spoken = [i.spoken for i in items]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
+from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, Heard, hear, load_audio_tower
 from speech_rba.model.heard import load_heard, save_heard
 from speech_rba.model.language import fast_dtype
@@ -79,7 +80,7 @@ def load(voice: Path, clip: Clip) -> np.ndarray:
     """The clip's samples; none if its file cannot be read, which validation then says."""
     try:
         return read_audio(voice / clip.path)
-    except ValueError:
+    except UserError:
         return np.zeros(0, dtype=np.float32)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
+from speech_rba.errors import UserError
 from speech_rba.params import Params
 from speech_rba.records import Clip, Record, read_jsonl
 from speech_rba.stages import main, publish
@@ -38,7 +39,7 @@ def run(params: Params, validation: Path, out: Path) -> None:
     """Publishes gate.json when the data may be trained on.
 
     Raises:
-        ValueError: a critical check failed (each is listed), or the report is missing or malformed.
+        UserError: a critical check failed (each is listed), or the report is missing or malformed.
     """
     report = read_report(validation / "report.json")
     accepted = validation / "accepted.jsonl"
@@ -46,7 +47,7 @@ def run(params: Params, validation: Path, out: Path) -> None:
     checks += amounts(params, report, read_jsonl(accepted, Clip))
     if failed := [check for check in checks if not check.passed]:
         lines = [f"  {check.name}: {check.observed}; expected: {check.expected}" for check in failed]
-        raise ValueError(
+        raise UserError(
             "\n".join(["the data may not be trained on:", *lines, f"see {validation}/report.html and quarantine.jsonl"])
         )
     with open(accepted, "rb") as file:
@@ -61,16 +62,16 @@ def read_report(path: Path) -> Report:
     """The report of the validation.
 
     Raises:
-        ValueError: it is missing, malformed or without a critical check.
+        UserError: it is missing, malformed or without a critical check.
     """
     try:
         report = Report.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: run the validate stage first") from error
+        raise UserError(f"{path} is missing: run the validate stage first") from error
     except ValidationError as error:
-        raise ValueError(f"{path} is no report of the validate stage, run that again: {error}") from error
+        raise UserError(f"{path} is no report of the validate stage, run that again: {error}") from error
     if not any(check.critical for check in report.checks):
-        raise ValueError(f"{path} holds no critical check: run the validate stage again")
+        raise UserError(f"{path} holds no critical check: run the validate stage again")
     return report
 
 

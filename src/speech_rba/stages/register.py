@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from speech_rba import tracking
+from speech_rba.errors import UserError
 from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, read_jsonl
 from speech_rba.stages import main, publish, workdir
@@ -32,13 +33,13 @@ def run(
     """Writes registration.json; the best method is a new candidate for the model.
 
     Raises:
-        ValueError: the gate did not pass, a method has no score, there are too few clips to check with, or the
+        UserError: the gate did not pass, a method has no score, there are too few clips to check with, or the
             reloaded student answers differently.
     """
     name, rank_by = params.register_.model_name, params.register_.rank_by
     gated, scores = (json.loads(path.read_text()) for path in (gate / "gate.json", evaluation / "scores.json"))
     if gated["passed"] is not True:
-        raise ValueError(f"{gate}/gate.json did not pass: mend the data first")
+        raise UserError(f"{gate}/gate.json did not pass: mend the data first")
     method = max(params.align.methods, key=lambda m: tracking.main_score(scores, m, rank_by))
     changed = changed_clips(evaluation / "answers.jsonl", method)
     clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips, changed)
@@ -75,11 +76,11 @@ def check_clips(accepted: Path, num: int, first: set[str]) -> list[Clip]:
     """`num` accepted test clips, those of the ids `first` before others.
 
     Raises:
-        ValueError: there are fewer.
+        UserError: there are fewer.
     """
     clips = [clip for clip in read_jsonl(accepted, Clip) if clip.split == "test"]
     if len(clips) < num:
-        raise ValueError(f"{accepted} has {len(clips)} test clips, register.num_check_clips is {num}: lower it")
+        raise UserError(f"{accepted} has {len(clips)} test clips, register.num_check_clips is {num}: lower it")
     return sorted(clips, key=lambda clip: clip.id not in first)[:num]
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from speech_rba.errors import UserError
 from speech_rba.evaluation.page import REFERENCES, Results, render
 from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, Feature, Row, read_jsonl
@@ -23,13 +24,13 @@ def run(
     """The page in `out`.
 
     Raises:
-        ValueError: an input does not fit the others, as when a method was trained after the evaluation.
+        UserError: an input does not fit the others, as when a method was trained after the evaluation.
         FileNotFoundError: an input is missing.
     """
     scores = _json(evaluation / "scores.json")
     scored = [system for system in scores["systems"] if system not in REFERENCES]
     if (wanted := params.align.methods) != scored:
-        raise ValueError(f"align.methods are {wanted}, but {evaluation} scored {scored}; run evaluate again")
+        raise UserError(f"align.methods are {wanted}, but {evaluation} scored {scored}; run evaluate again")
     results = Results(
         rows={row.id: row for row in read_jsonl(synthesize / "rows.jsonl", Row)},
         clips={clip.id: clip for clip in read_jsonl(validation / "accepted.jsonl", Clip)},

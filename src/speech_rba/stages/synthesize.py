@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speech_rba.data.ifeval import followed_share
+from speech_rba.errors import UserError
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.frame import end_with_the_line, translation_frame
 from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
@@ -72,7 +73,7 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     The texts of the `purpose` "ears" are others than those of "alignment".
     """
     if purpose not in ("alignment", "ears"):
-        raise ValueError(f"no purpose {purpose!r}; allowed: alignment, ears")
+        raise UserError(f"no purpose {purpose!r}; allowed: alignment, ears")
     if purpose == "ears":
         others = params.synthesize.model_copy(update=params.ears.texts.model_dump() | {"num_constrained": 0})
         params = params.model_copy(update={"synthesize": others})
@@ -109,7 +110,7 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
                     bar.update()
         bar.close()
         if kept < wanted:
-            raise ValueError(
+            raise UserError(
                 f"{MAX_ROUNDS} rounds gave {kept} of {wanted}: lower synthesize.{setting}, or loosen its filters"
             )
     report = {

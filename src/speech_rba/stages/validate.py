@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from speech_rba.data import contract
 from speech_rba.data.benchmarks import read_benchmark
+from speech_rba.errors import UserError
 from speech_rba.params import Params
 from speech_rba.records import Clip, Feature, Quarantined, Question, Row, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
@@ -24,7 +25,7 @@ def run(params: Params, data: Path, rows: Path, voice: Path, features: Path, out
     """Checks every clip, quarantines what breaks a rule and reports it; whether that is good enough, the gate says.
 
     Raises:
-        ValueError: a line of an input is no valid row, or a clip's path leaves the voice folder.
+        UserError: a line of an input is no valid row, or a clip's path leaves the voice folder.
     """
     limits = params.validate_
     clips = read_jsonl(voice / "manifest.jsonl", Clip)
@@ -68,11 +69,11 @@ def readable(voice: Path, clip: Clip) -> bool:
     """Whether the clip's file is the one of the manifest and holds sound.
 
     Raises:
-        ValueError: its path leaves the voice folder.
+        UserError: its path leaves the voice folder.
     """
     path = PurePosixPath(clip.path)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"clip {clip.id} has the path {clip.path!r}; allowed are paths inside {voice}")
+        raise UserError(f"clip {clip.id} has the path {clip.path!r}; allowed are paths inside {voice}")
     try:
         with open(voice / path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != clip.sha256:

@@ -25,6 +25,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from speech_rba.errors import UserError
 from speech_rba.params import Params, Voice
 from speech_rba.records import ALIGNMENT, Clip, Question, Row, read_jsonl, write_jsonl
 from speech_rba.stages import PR_SET_PDEATHSIG, main, publish, workdir
@@ -41,7 +42,7 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     """`out` holds a clip for every training row, and one for each condition of every test row and evaluated question.
 
     Raises:
-        ValueError: an id is no file name or occurs twice, the held-out voice is unknown, or there are no topics.
+        UserError: an id is no file name or occurs twice, the held-out voice is unknown, or there are no topics.
     """
     started = time.monotonic()
     speeches = plan(params.voice, data, rows, {Path(suite).name for suite in params.evaluate.suites})
@@ -130,7 +131,7 @@ def _check_ids(ids: list[str]) -> None:
     seen = set()
     for clip_id in ids:
         if clip_id in seen or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", clip_id):
-            raise ValueError(f"clip id {clip_id!r} must be unique and made of letters, digits, '.', '_' and '-'")
+            raise UserError(f"clip id {clip_id!r} must be unique and made of letters, digits, '.', '_' and '-'")
         seen.add(clip_id)
 
 

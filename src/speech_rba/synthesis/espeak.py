@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from speech_rba.assets import resolve
+from speech_rba.errors import UserError
 
 # Constants of espeak-ng's speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -32,10 +33,10 @@ def opened(voice: str) -> Iterator[tuple[ctypes.CDLL, int]]:
         data = str(folder / "espeak-ng-data").encode()
         sampling_rate = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data, INITIALIZE_DONT_EXIT)
         if sampling_rate <= 0:
-            raise ValueError(f"espeak-ng does not start with the data in {folder}; reinstall espeakng-loader")
+            raise UserError(f"espeak-ng does not start with the data in {folder}; reinstall espeakng-loader")
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         if library.espeak_SetVoiceByName(voice.encode()):
-            raise ValueError(f"espeak-ng has no voice {voice!r}; correct VOICES")
+            raise UserError(f"espeak-ng has no voice {voice!r}; correct VOICES")
         yield library, sampling_rate
     finally:
         library.espeak_Terminate()

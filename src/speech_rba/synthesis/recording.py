@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from speech_rba.errors import UserError
 from speech_rba.params import Voice
 from speech_rba.records import Clip, Manner
 from speech_rba.synthesis import augment, voices
@@ -44,7 +45,7 @@ def setting_of(manner: Manner | None) -> Setting:
     """What `manner` asks; nothing where there is none.
 
     Raises:
-        ValueError: nothing here can be spoken in that manner.
+        UserError: nothing here can be spoken in that manner.
     """
     if manner is None:
         return Setting()
@@ -52,7 +53,7 @@ def setting_of(manner: Manner | None) -> Setting:
         return SETTINGS[manner.trait][manner.value]
     except KeyError:
         known = "; ".join(f"{trait}: {', '.join(values)}" for trait, values in SETTINGS.items())
-        raise ValueError(f"no clip can be {manner.value!r} in {manner.trait!r}; there are {known}") from None
+        raise UserError(f"no clip can be {manner.value!r} in {manner.trait!r}; there are {known}") from None
 
 
 def seed_of(voice: Voice, purpose: str, key: str) -> int:
@@ -65,10 +66,10 @@ def draw_speech(
     """The fields of Clip that all recordings of one speech share; one of the `allowed` voices speaks as `setting` asks.
 
     Raises:
-        ValueError: no allowed voice sounds like that.
+        UserError: no allowed voice sounds like that.
     """
     if not (able := [name for name in allowed if setting.allows(name)]):
-        raise ValueError(f"{key}: none of {', '.join(allowed)} sounds like {setting.speaker}; change heldout_voices")
+        raise UserError(f"{key}: none of {', '.join(allowed)} sounds like {setting.speaker}; change heldout_voices")
     rng = np.random.default_rng(seed_of(voice, "speech", key))
     name = voices.draw_voice(able, rng)
     return {

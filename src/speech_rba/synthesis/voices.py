@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 
 from speech_rba.assets import resolve
+from speech_rba.errors import UserError
 from speech_rba.synthesis import espeak, piper
 from speech_rba.synthesis.augment import SAMPLE_RATE
 from speech_rba.synthesis.hesitation import PAUSE
@@ -66,13 +67,13 @@ def training_voices(heldout_voices: list[str]) -> list[str]:
     """Every voice but `heldout_voices`.
 
     Raises:
-        ValueError: there is no such voice, or none is left or kept out.
+        UserError: there is no such voice, or none is left or kept out.
     """
     if unknown := sorted(set(heldout_voices) - set(VOICES)):
-        raise ValueError(f"voice.heldout_voices names {', '.join(unknown)}; choose some of {', '.join(VOICES)}")
+        raise UserError(f"voice.heldout_voices names {', '.join(unknown)}; choose some of {', '.join(VOICES)}")
     training = [voice for voice in VOICES if voice not in heldout_voices]
     if not training or not heldout_voices:
-        raise ValueError("voice.heldout_voices must keep out at least one voice, and not all")
+        raise UserError("voice.heldout_voices must keep out at least one voice, and not all")
     return training
 
 
@@ -93,10 +94,10 @@ def speak(voice: str, text: str, rate: float, pitch_semitones: float) -> np.ndar
     so follows `rate` only roughly.
 
     Raises:
-        ValueError: there is no such voice.
+        UserError: there is no such voice.
     """
     if voice not in VOICES:
-        raise ValueError(f"no voice {voice!r}; choose one of {', '.join(VOICES)}")
+        raise UserError(f"no voice {voice!r}; choose one of {', '.join(VOICES)}")
     engine, _, name = voice.partition("-")
     factor = 2 ** (pitch_semitones / 12)
     say = {"hibari": _say_hibari, "piper": piper.say, "espeak": espeak.say}[engine]
@@ -116,11 +117,11 @@ def plan_talkers(heldout_voices: list[str], data: Path) -> list[tuple[str, str]]
     """Voice and text of everyone who can be in the background: each training voice reads out topics.
 
     Raises:
-        ValueError: there are no topics.
+        UserError: there are no topics.
     """
     topics = [topic for topic in (data / "topics.txt").read_text(encoding="utf-8").split("\n") if topic.strip()]
     if not topics:
-        raise ValueError(f"{data / 'topics.txt'} is empty; babble reads topics from it, one a line")
+        raise UserError(f"{data / 'topics.txt'} is empty; babble reads topics from it, one a line")
     names = training_voices(heldout_voices)
     starts = (TOPICS_PER_TALKER * i for i in range(len(names)))
     texts = (" and ".join(topics[(s + k) % len(topics)] for k in range(TOPICS_PER_TALKER)) for s in starts)

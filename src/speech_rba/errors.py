@@ -1,0 +1,8 @@
+"""The error that a user can mend."""
+
+
+class UserError(ValueError):
+    """Its message says what is wrong, what is allowed and what to do; the commands print it as one line on stderr.
+
+    Any other exception is a fault of this project or of a library, and keeps its traceback.
+    """
