@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from speech_rba.data.audio import read_audio
 from speech_rba.data.benchmarks import read_benchmark
 from speech_rba.errors import UserError
 from speech_rba.model.answer import MAX_HEARD_TOKENS
@@ -76,7 +75,7 @@ def load_items(
 def recordings(student: SpeechStudent, place: str, spoil: Spoil) -> list[Item]:
     """The recordings of an outside benchmark, as they are and in what `spoil` makes of them."""
     takes = ((recording.question, *take) for number, recording in enumerate(read_benchmark(place))
-             for take in spoil(read_audio(recording.open()), number))  # fmt: skip
+             for take in spoil(recording.read(), number))  # fmt: skip
     judge = load_audio_tower(student.config.audio_tower, None)
     items = []
     while batch := list(islice(takes, BATCH)):
