@@ -198,6 +198,15 @@ class Quarantined(Record):
     reasons: list[str]
 
 
+class RefusedRow(Record):
+    """A row of a suite that cannot be scored. `row` is the line of a text file from 1 on, the row of Parquet from 0."""
+
+    file: str  # inside the suite's folder
+    row: int
+    text: str  # what it asks, as far as it can be read
+    cause: str
+
+
 R = TypeVar("R", bound=Record)
 
 
