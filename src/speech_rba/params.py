@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from speech_rba.errors import UserError
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Gt(0)]
@@ -40,12 +41,23 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _asset(name: str) -> str:
+    """A package or a folder names its content; a repository of the hub does with a revision."""
+    folder = Path(name).expanduser()
+    if not name.startswith("pypi:") and not folder.is_dir() and not HUB_ID.fullmatch(name):
+        raise ValueError("name a pinned package as pypi:PACKAGE, a folder that is there, or OWNER/NAME@REVISION")
+    return name
+
+
+Asset = Annotated[str, AfterValidator(_asset)]
+
+
 class Assets(Group):
-    speech_llm: str | None
-    teacher: str
-    language_model: str
-    audio_tower: str
-    embedder: str
+    speech_llm: Asset | None
+    teacher: Asset
+    language_model: Asset
+    audio_tower: Asset
+    embedder: Asset
     system_prompt: str
     target_language: Literal["Spanish", "German"] | None
 

@@ -61,7 +61,7 @@ def load_audio_tower(name: str, ears: Path | None) -> AudioTower:
     `ears` is a folder with a PEFT adapter that is merged into it.
     """
     place = resolve(name)
-    if isinstance(place, Path) and (place / "model.bin").exists() and not (place / "model.safetensors").exists():
+    if (place / "model.bin").exists() and not (place / "model.safetensors").exists():
         out = CONVERTED / sha256(place / "model.bin")[:16]
         if not (out / "config.json").exists():
             partial = out.with_name(f"{out.name}.{os.getpid()}")
