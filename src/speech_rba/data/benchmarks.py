@@ -156,7 +156,7 @@ def _own(row: TableRow) -> Recording:
 
 
 def _heard(folder: Path, row: TableRow) -> Recording:
-    file, name = _inside(folder, row.values["sound"], [""])
+    file, name = _inside(folder, row.values["sound"], ["", "wav/"])
     return Recording(Question(id=name, prompt=_prompt(row), answers=[]), file, name)
 
 
