@@ -123,6 +123,18 @@ def show_change(record: dict) -> None:
         print("Undo:     speech-rba rollback")
 
 
+@app.command()
+def fetch_suite(
+    dataset: Annotated[str, typer.Argument(help="OWNER/NAME@REVISION/SUBSET, the revision a commit or tag")],
+    folder: Annotated[Path, typer.Argument(help="where its Parquet files go, a new folder")],
+) -> None:
+    """Download a benchmark of the hub in VoiceBench's form, to be scored from then on (set HF_HUB_OFFLINE=0)."""
+    from speech_rba.data import hub
+
+    files = hub.fetch_suite(dataset, folder)
+    print(f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {folder.name}: {folder}")
+
+
 def main() -> None:
     """The commands, with an error the user can mend as one line."""
     try:

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,22 @@ def test_a_file_may_have_any_name(tmp_path, name):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     (tmp_path / "tone.wav").rename(path)
     assert np.abs(read_audio(path) - TONE).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_sound_may_come_through_a_pipe(tmp_path, kind):
+    soundfile.write(tmp_path / f"tone.{kind}", TONE, 16_000)
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / f"tone.{kind}").read_bytes()), daemon=True
+    ).start()
+    assert np.abs(read_audio(tmp_path / "pipe") - TONE).max() < 1e-4
+
+
+def test_channels_that_cancel_each_other_are_no_silence(tmp_path):
+    for right, heard in ((-TONE, TONE), (-0.9 * TONE, TONE), (np.zeros_like(TONE), TONE / 2), (TONE, TONE)):
+        soundfile.write(tmp_path / "a.wav", np.column_stack([TONE, right]), 16_000, subtype="FLOAT")
+        assert np.allclose(read_audio(tmp_path / "a.wav"), heard, atol=1e-6)
 
 
 def test_flac_from_a_pipe_has_no_length_in_its_header_and_is_read(tmp_path):

@@ -435,6 +435,17 @@ def test_other_parquet_is_refused_as_a_whole(tmp_path):
             read_suite(file.parent)
 
 
+def test_the_subset_is_the_one_that_was_fetched(tmp_path):
+    folder = write_parquet(tmp_path / "harm", {"prompt": ["Harm?"]})
+    assert read_suite(folder)[0][0].question.judged
+    (folder / "source.json").write_text('{"subset": "data/advbench"}')
+    assert read_suite(folder)[0][0].question.refuse
+    for content in ("", "[]", "{}"):
+        (folder / "source.json").write_text(content)
+        with pytest.raises(UserError, match=r"source\.json does not say which subset was fetched"):
+            read_suite(folder)
+
+
 # ---- folders
 
 

@@ -1,5 +1,6 @@
 """Audio files in, samples out."""
 
+import io
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ from speech_rba.errors import UserError
 SAMPLE_RATE = 16_000  # what Whisper hears
 RATES = (1_000, 768_000)  # of anything that was recorded, in Hz; other rates are broken headers
 BLOCK = 65_536  # frames decoded at once
+MAX_PIPED = 2**30  # bytes
+CANCELLED = 0.01  # of the channels' power; of equal channels the mean keeps all of it, of two unlike ones half
 
 
 class _Stream(soundfile.SoundFile):
@@ -66,6 +69,8 @@ def _read(source: Path | BinaryIO) -> tuple[np.ndarray, int, int]:
     """(mono samples, rate, size in bytes). A file is passed on open: its name's ending tells nothing of its form."""
     if isinstance(source, Path):
         with open(source, "rb") as file:
+            if not source.is_file():  # a pipe has no size, and libsndfile wants to go back in it
+                return _read(io.BytesIO(file.read(MAX_PIPED)))
             size = os.fstat(file.fileno()).st_size
             return *(_decode(file.fileno()) if size else (np.zeros(0), 0)), size
     size = source.seek(0, os.SEEK_END)
@@ -75,8 +80,18 @@ def _read(source: Path | BinaryIO) -> tuple[np.ndarray, int, int]:
 
 def _decode(file: int | BinaryIO) -> tuple[np.ndarray, int]:
     """(mono samples, rate). Block by block: a header may promise more samples than there are, or memory."""
-    blocks = [np.zeros(0, np.float32)]
     with _Stream(file, closefd=False) as stream:
-        while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
-            blocks.append(block.mean(axis=1))
-        return np.concatenate(blocks), stream.samplerate
+        blocks_TC = [np.zeros((0, stream.channels), np.float32)]
+        while len(block_TC := stream.read(BLOCK, dtype="float32", always_2d=True)):
+            blocks_TC.append(block_TC)
+        return _mono(np.concatenate(blocks_TC)), stream.samplerate
+
+
+def _mono(audio_TC: np.ndarray) -> np.ndarray:
+    """The mean of the channels, or the loudest one where they cancel each other, as one that was wired with reverse
+    polarity does the other."""
+    mean = audio_TC.mean(axis=1)
+    if audio_TC.shape[1] == 1 or not len(mean):
+        return mean
+    powers = np.square(audio_TC).mean(axis=0)
+    return audio_TC[:, powers.argmax()] if np.square(mean).mean() < CANCELLED * powers.mean() else mean

@@ -156,7 +156,7 @@ def _own(row: TableRow) -> Recording:
 
 
 def _heard(folder: Path, row: TableRow) -> Recording:
-    file, name = _inside(folder, row.values["sound"], [""])
+    file, name = _inside(folder, row.values["sound"], ["", "wav/"])
     return Recording(Question(id=name, prompt=_prompt(row), answers=[]), file, name)
 
 
@@ -184,8 +184,12 @@ def _subset(folder: Path) -> str:
     Raises:
         UserError: it cannot be scored.
     """
-    source = folder / SOURCE
-    name = json.loads(read_text(source))["subset"].rpartition("/")[2] if source.exists() else folder.name
+    name, source = folder.name, folder / SOURCE
+    if source.exists():
+        try:
+            name = str(json.loads(read_text(source))["subset"]).rpartition("/")[2]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{source} does not say which subset was fetched; fetch it again, or remove it") from error
     if name.startswith(UNSCORED):
         raise UserError(f"{folder} cannot be scored here: name another subset than {UNSCORED}")
     return name

@@ -51,10 +51,10 @@ TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
 
 @dataclass(frozen=True)
 class Results:
-    """What the stages before left: rows, clips and features by id, and each report as it was written."""
+    """What the stages before left: rows and features by id, clips by suite and id, and each report as written."""
 
     rows: dict[str, Row]
-    clips: dict[str, Clip]
+    clips: dict[tuple[str, str], Clip]
     features: dict[str, Feature]
     answers: list[Answer]
     scores: dict
@@ -117,7 +117,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         figures=[suite_figures(results, suite, num_bootstrap, seed) for suite in results.suites],
         curves=training_curves(results),
         counts=data_counts(results),
-        examples=[example(results, clip_id) for clip_id in pick_examples(own_answers(results), num_examples)],
+        examples=[example(results, *picked) for picked in pick_examples(own_answers(results), num_examples)],
         minutes=minutes_by_stage(results),
     )
 
@@ -134,11 +134,17 @@ def _suite_metrics(scores: dict) -> list[tuple[str, str]]:
 
 
 def _values(answers: list[Answer], metric: str) -> dict[str, dict[str, tuple[str, float]]]:
-    """(row id, score) by system and clip id."""
+    """(row id, score) by system and clip id, of the answers that have the metric."""
     values: dict[str, dict[str, tuple[str, float]]] = {}
     for answer in answers:
-        values.setdefault(answer.system, {})[answer.clip_id] = (answer.row_id, answer.metrics[metric])
+        if metric in answer.metrics:
+            values.setdefault(answer.system, {})[answer.clip_id] = (answer.row_id, answer.metrics[metric])
     return values
+
+
+def _spoken(results: Results, suite: str, metric: str) -> list[Answer]:
+    """The answers to a suite's clips that have the metric: a suite may ask in several ways."""
+    return [a for a in results.answers if a.suite == suite and a.clip_id and metric in a.metrics]
 
 
 # ---- what is said first
@@ -151,7 +157,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     against and over_base (the pairs with the cascade and with base). The best is chosen by the mean on the same clips.
     """
     metric = primary_metric(results.scores, suite)
-    spoken = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
+    spoken = _spoken(results, suite, metric)
     hard = [answer for answer in spoken if answer.condition != "clean"]
     values = _values(hard or spoken, metric)
     if len({frozenset(clips) for clips in values.values()}) != 1 or set(values) != set(results.systems) - {"text"}:
@@ -272,7 +278,7 @@ def gain_table(results: Results, suite: str) -> dict:
     return {
         "suite": suite,
         "metric": metric,
-        "conditions": [condition for condition in ("all", "hard", *CONDITIONS) if condition in seen],
+        "conditions": [condition for condition in ("all", "hard", *CONDITIONS, "text") if condition in seen],
         "recovery": list(recovery.items()),
         "paired": list(paired.items()),
     }
@@ -290,7 +296,7 @@ def suite_figures(results: Results, suite: str, num_bootstrap: int, seed: int) -
         index: {name.replace("_", " "): _estimate(cell) for name, cell in cells.items()}
         for index, _, cells in table["systems"]
     }
-    answers = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
+    answers = _spoken(results, suite, metric)
     voices = {answer.clip_id: answer.voice + " (held out)" * answer.heldout_voice for answer in answers}
     by_voice = _estimates(results, answers, voices, metric, num_bootstrap, seed)
     bins = _snr_bins({answer.clip_id: answer.snr_db for answer in answers if answer.snr_db is not None})
@@ -382,13 +388,13 @@ def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:
 
 def own_answers(results: Results) -> list[Answer]:
     """The answers to clips of our own making: recordings of an outside suite are not ours to copy into a page."""
-    suites = {clip.suite for clip in results.clips.values()}
+    suites = {suite for suite, _ in results.clips}
     return [answer for answer in results.answers if answer.suite in suites]
 
 
-def pick_examples(answers: list[Answer], num_examples: int) -> list[str]:
-    """Clip ids to listen to: conditions, voices and suites in turn, hard conditions first; no score has a say."""
-    left = {answer.clip_id: answer for answer in answers if answer.clip_id}
+def pick_examples(answers: list[Answer], num_examples: int) -> list[tuple[str, str]]:
+    """(suite, clip id) of examples: conditions, voices and suites in turn, hard ones first; no score has a say."""
+    left = {(answer.suite, answer.clip_id): answer for answer in answers if answer.clip_id}
     seen: Counter[tuple[str, str]] = Counter()
     picked: list[Answer] = []
 
@@ -397,37 +403,38 @@ def pick_examples(answers: list[Answer], num_examples: int) -> list[str]:
         return [("condition", answer.condition), pair, ("voice", answer.voice), ("suite", answer.suite)]
 
     def rank(answer: Answer) -> tuple:
-        return ([seen[group] for group in groups(answer)], -CONDITIONS.index(answer.condition), answer.clip_id)
+        counts = [seen[group] for group in groups(answer)]
+        return counts, -CONDITIONS.index(answer.condition), answer.clip_id, answer.suite
 
     while left and len(picked) < num_examples:
-        picked.append(left.pop(min(left.values(), key=rank).clip_id))
+        first = min(left.values(), key=rank)
+        picked.append(left.pop((first.suite, first.clip_id)))
         seen.update(groups(picked[-1]))
     picked.sort(key=lambda answer: answer.condition == "clean")  # stable
-    return [answer.clip_id for answer in picked]
+    return [(answer.suite, answer.clip_id) for answer in picked]
 
 
-def example(results: Results, clip_id: str) -> dict:
+def example(results: Results, suite: str, clip_id: str) -> dict:
     """One recording with what was said, what was heard and every system's answer.
 
     Keys: clip, wer, audio (data URL), said (list of (word, agrees)), heard (such a list by who heard), teacher (None
-    for a question of a suite), metric, answers ((system index, system, response, score), in the order of the systems).
+    for a question of a suite), metric (the suite's, where its answers have it), answers ((system index, system,
+    response, score), in the order of the systems).
 
     Raises:
         UserError: the clip, its file or the answer of a system is missing.
     """
-    answers = {answer.system: answer for answer in results.answers if answer.clip_id == clip_id}
-    row_id, suite = next((answer.row_id, answer.suite) for answer in answers.values())
-    answers |= {
-        answer.system: answer
-        for answer in results.answers
-        if (answer.system, answer.suite, answer.row_id) == ("text", suite, row_id)
-    }
+    of_suite = [answer for answer in results.answers if answer.suite == suite]
+    answers = {answer.system: answer for answer in of_suite if answer.clip_id == clip_id}
+    row_id, metrics = next((answer.row_id, answer.metrics) for answer in answers.values())
+    answers |= {a.system: a for a in of_suite if (a.system, a.row_id) == ("text", row_id)}
     if missing := set(results.systems) - set(answers):
         raise UserError(f"clip {clip_id} has no answer of {', '.join(sorted(missing))}; run evaluate again")
-    if clip_id not in results.clips or clip_id not in results.features:
+    if (suite, clip_id) not in results.clips or clip_id not in results.features:
         raise UserError(f"answers.jsonl scores clip {clip_id}, which validation did not accept; run evaluate again")
-    clip, feature = results.clips[clip_id], results.features[clip_id]
+    clip, feature = results.clips[suite, clip_id], results.features[clip_id]
     metric = primary_metric(results.scores, suite)
+    metric = metric if metric in metrics else next(iter(metrics))
     transcripts = {"Whisper heard": feature.heard, "student heard": feature.student_heard}
     diffs = {who: word_diff(clip.transcript, text) for who, text in transcripts.items() if text is not None}
     encoded = base64.b64encode(results.recordings[clip_id].read_bytes()).decode()
