@@ -33,7 +33,7 @@ def run(
         raise UserError(f"align.methods are {wanted}, but {evaluation} scored {scored}; run evaluate again")
     results = Results(
         rows={row.id: row for row in read_jsonl(synthesize / "rows.jsonl", Row)},
-        clips={(clip.suite, clip.id): clip for clip in read_jsonl(validation / "accepted.jsonl", Clip)},
+        clips={clip.id: clip for clip in read_jsonl(validation / "accepted.jsonl", Clip)},
         features={feature.clip_id: feature for feature in read_jsonl(features / "table.jsonl", Feature)},
         answers=read_jsonl(evaluation / "answers.jsonl", Answer),
         scores=scores,
