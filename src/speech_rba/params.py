@@ -1,32 +1,63 @@
 """Typed view of params.yaml, which alone holds values: a missing, unknown or mistyped key is an error."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from annotated_types import Ge, Gt, Interval, Len, MinLen
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from speech_rba.errors import UserError
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Gt(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-Range = Annotated[list[float], MinLen(2)]
+
+
+def _ordered(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound comes first: write [{bounds[1]}, {bounds[0]}]")
+    return bounds
+
+
+Range = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]
+
+
+def _suite_name(name: str) -> str:
+    """A part of folders, clip ids and metric names: `-` and `/` separate there, and one letter begins a row's id."""
+    if name == "alignment" or not re.fullmatch(r"[a-z][a-z0-9_]+", name):
+        raise ValueError("name a suite with two or more small letters, digits and _, and not alignment")
+    return name
+
+
+SuiteName = Annotated[str, AfterValidator(_suite_name)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _asset(name: str) -> str:
+    """A package or a folder names its content; a repository of the hub does with a revision."""
+    folder = Path(name).expanduser()
+    if not name.startswith("pypi:") and not folder.is_dir() and not HUB_ID.fullmatch(name):
+        raise ValueError("name a pinned package as pypi:PACKAGE, a folder that is there, or OWNER/NAME@REVISION")
+    return name
+
+
+Asset = Annotated[str, AfterValidator(_asset)]
 
 
 class Assets(Group):
-    speech_llm: str | None
-    teacher: str
-    language_model: str
-    audio_tower: str
-    embedder: str
+    speech_llm: Asset | None
+    teacher: Asset
+    language_model: Asset
+    audio_tower: Asset
+    embedder: Asset
     system_prompt: str
     target_language: Literal["Spanish", "German"] | None
 
@@ -37,6 +68,7 @@ class Synthesize(Group):
     num_questions: Count
     num_constrained: Count
     num_translations: Count
+    validation_share: Share
     test_share: Share
     temperature: Positive
     top_p: Share
@@ -51,10 +83,9 @@ class Synthesize(Group):
 
 class Voice(Group):
     seed: int
-    num_workers: PositiveInt
     train_clips_per_row: PositiveInt
-    max_suite_questions: Count
     heldout_voices: list[str]
+    validation_voices: list[str]
     rate: Range
     pitch_semitones: Range
     level_db: Range
@@ -106,10 +137,11 @@ class Acoustics(Group):
     save_steps: PositiveInt
 
 
-class Features(Group):
-    batch_size: PositiveInt
-    top_k: PositiveInt
-    max_tokens: PositiveInt
+class Suite(Group):
+    max_questions: PositiveInt
+    validation_share: Share
+    conditions_per_recording: Count
+    seed: int
 
 
 class Validate(Group):
@@ -134,6 +166,8 @@ class Base(Group):
     temperature: Positive
     min_doubt: Annotated[float, Ge(0)]
     adapter_min_doubt: Annotated[float, Ge(0)]
+    max_transcript_tokens: PositiveInt
+    max_completion_tokens: PositiveInt
 
     @model_validator(mode="after")
     def _doubt_needs_alternatives(self) -> "Base":
@@ -200,13 +234,10 @@ class Alarms(Group):
 
 
 class Evaluate(Group):
-    batch_size: PositiveInt
-    max_completion_tokens: PositiveInt
     num_bootstrap: PositiveInt
     seed: int
-    conditions_per_recording: Count
     alarms: Alarms
-    suites: list[str]
+    suites: Annotated[dict[SuiteName, str], MinLen(1)]
 
 
 class Report(Group):
@@ -225,7 +256,7 @@ class Params(Group):
     voice: Voice
     ears: Ears
     acoustics: Acoustics
-    features: Features
+    suite: Suite
     validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel owns the plain names
     gate: Gate
     base: Base
@@ -236,7 +267,7 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_scored(self) -> "Params":
-        suites = ["alignment", *(Path(suite).name for suite in self.evaluate.suites)]
+        suites = ["alignment", *self.evaluate.suites]
         suite, *rest = self.register_.rank_by.split("/")
         if suite not in suites or len(rest) != 2:
             raise ValueError(
@@ -316,6 +347,9 @@ def _wrong(error: dict) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})"
 
 
+NAMED_BY_USERS = {"evaluate.suites"}  # mappings without keys of ours: an overlay's replaces the whole
+
+
 def merge(values: dict, changes: dict, where: str = "") -> dict:
     """`values` with the leaves of `changes` in place of its own.
 
@@ -324,7 +358,9 @@ def merge(values: dict, changes: dict, where: str = "") -> dict:
     """
     if unknown := set(changes) - set(values):
         raise UserError(f"unknown parameter {where}{min(unknown)}; allowed here: {', '.join(values)}")
-    nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) else v for k, v in changes.items()}
+    own = {k for k in changes if f"{where}{k}" in NAMED_BY_USERS}
+    nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) and k not in own else v
+              for k, v in changes.items()}  # fmt: skip
     return values | nested
 
 

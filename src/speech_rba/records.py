@@ -16,7 +16,8 @@ Condition = Literal[
     "clean", "white_noise", "pink_noise", "hum", "babble", "room", "telephone", "clipped", "hesitant", "muffled",
     "packet_loss",
 ]  # fmt: skip
-ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
+ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
+RECORDED = "recorded"  # the voice and engine of a clip that nobody here made
 
 Split = Literal["train", "validation", "test"]  # learned from; chosen by; reported
 Task = Literal["instruction", "question", "constrained", "translation"]
@@ -124,7 +125,7 @@ class Clip(Record):
 
     id: str
     row_id: str
-    suite: str  # "alignment" for synthesized rows, else the suite's folder name
+    suite: str
     split: Split
     path: str
     transcript: str  # what is meant; `spoken` may hesitate
