@@ -1,6 +1,6 @@
 """The page of a suite that asks in several ways, and of suites that share ids."""
 
-from pathlib import Path
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -56,10 +56,10 @@ def results(tmp_path) -> Results:
                 heard="Who?", student_heard=None, wer=0, mean_logprob=0,
             )  # fmt: skip
     scores = {"systems": SYSTEMS, "wer": [], "alarms": {}} | score_table(answers, SYSTEMS, SETTINGS)
-    empty = {name: {} for name in ("synthesis", "voice", "measured", "validation", "gate", "training", "logs")}
-    return Results(
-        rows={}, clips=clips, features=features, answers=answers, scores=scores, audio=Path(tmp_path), **empty
-    )
+    recordings = dict.fromkeys(clips, tmp_path / "a.flac")
+    given = {"rows": {}, "clips": clips, "features": features, "answers": answers, "scores": scores}
+    given |= {"recordings": recordings}
+    return Results(**{field.name: {} for field in fields(Results)} | given)
 
 
 def test_a_verdict_counts_the_clips_that_are_judged_so(results):

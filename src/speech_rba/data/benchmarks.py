@@ -99,11 +99,6 @@ def read_suite(folder: Path) -> tuple[list[Recording], list[RefusedRow]]:
     return recordings, refused
 
 
-def read_benchmark(place: str) -> list[Recording]:
-    """The rows of a folder that can be scored."""
-    return read_suite(Path(place))[0]
-
-
 def _nothing_left(folder: Path, refused: list[RefusedRow]) -> str:
     if not refused:
         return f"{folder} has no row; add one for each question"
