@@ -80,6 +80,28 @@ def test_tables_and_figures_hold_each_metric_over_its_rows(results):
     assert all("<svg" in page.suite_figures(results, "mixed", 50, 0)[name] for name in ("condition", "voice", "snr"))
 
 
+def test_the_share_unparsed_stands_beside_accuracy(results):
+    """Of six clips with a choice sft leaves one without a letter."""
+    answers = [
+        a.model_copy(update={"metrics": a.metrics | {"unparsed": 1.0}}) if (a.system, a.row_id) == ("sft", "r4") else a
+        for a in answers_to("choices", range(4, 7))
+    ]
+    scores = results.scores | score_table(answers, SYSTEMS, SETTINGS)
+    cells = page.score_table(Results(**vars(results) | {"scores": scores}), "choices", "accuracy")
+    by_system = {system: row["clean"]["unparsed"] for _, system, row in cells["systems"]}
+    assert by_system == {"cascade": 0, "base": 0, "sft": pytest.approx(1 / 3)} and cells["text"]["unparsed"] == 0
+    assert page.score_table(results, "mixed", "refused")["text"]["unparsed"] is None
+
+
+@pytest.mark.parametrize(
+    ("low", "metric", "told"), [(0.0, "refused", False), (0.1, "refused", True), (0.0, "chrf", True)]
+)
+def test_refusals_make_a_headline_only_where_the_text_system_refuses(low, metric, told):
+    row = {"suite": "harm", "metric": metric, "condition": "text", "system": "text", "low": low}
+    others = [row | {"system": "base", "low": 1.0}, row | {"suite": "other", "low": 1.0}]
+    assert page.can_be_compared({"scores": [*others, row]}, {"suite": "harm", "metric": metric}) is told
+
+
 def test_what_alignment_did_to_reading_stands_beside_the_paired_tests(results):
     found = page.gain_table(results, "mixed")
     assert found["conditions"][-1] == "text"

@@ -109,7 +109,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         metric_style=plots.metric_style,
         strengths=STRENGTHS,
         share=plots.Metric("recovery (%)", 100, 0),
-        headline=headline(verdicts),
+        headline=headline([found for found in verdicts if can_be_compared(results.scores, found)]),
         verdicts=verdicts,
         tables=[score_table(results, suite, metric) for suite, metric in _suite_metrics(results.scores)],
         people={suite: word_error_rates(results.scores, suite) for suite in heard_only(results.scores)},
@@ -184,6 +184,13 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     }
 
 
+def can_be_compared(scores: dict, verdict: dict) -> bool:
+    """Whether there is something to lose: refusals are no news where the text system itself refuses nothing."""
+    where = {"suite": verdict["suite"], "metric": "refused", "condition": "text", "system": "text"}
+    ceiling = next((row["low"] for row in scores["scores"] if where.items() <= row.items()), 0)
+    return verdict["metric"] != "refused" or ceiling > 0
+
+
 def sign(low: float, high: float) -> str:
     """`better` or `worse` when the interval of a difference excludes 0, else `open`."""
     return "better" if low > 0 else "worse" if high < 0 else "open"
@@ -217,12 +224,19 @@ def headline(verdicts: list[dict]) -> str:
 def score_table(results: Results, suite: str, metric: str) -> dict:
     """One row a system, one column a condition: {suite, metric, primary, conditions, num, text, systems, wer}.
 
-    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best}.
+    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best, unparsed}, the last the
+    share of choices without a letter, for accuracy.
     """
     cells: dict[str, dict[str, dict]] = {}
+    unparsed: dict[tuple[str, str], float] = {}
     for score in results.scores["scores"]:
         if (score["suite"], score["metric"]) == (suite, metric):
             cells.setdefault(score["system"], {})[score["condition"]] = score
+        if (score["suite"], score["metric"], metric) == (suite, "unparsed", "accuracy"):
+            unparsed[score["system"], score["condition"]] = score["value"]
+    for system, by_condition in cells.items():
+        for condition, cell in by_condition.items():
+            cell["unparsed"] = unparsed.get((system, condition))
     spoken = {condition for system in cells for condition in cells[system] if system != "text"}
     conditions = [condition for condition in ("all", *CONDITIONS) if condition in spoken]
     for condition in conditions:
