@@ -24,7 +24,7 @@ def test_a_repository_of_the_hub_is_fetched_at_its_revision_and_without_pickles(
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert assets.resolve("openai/whisper-tiny@1a2b3c") == assets.resolve("openai/whisper-tiny@1a2b3c") == tmp_path
     assert asked == [("openai/whisper-tiny", "1a2b3c", True)]
-    with pytest.raises(UserError, match="no such model folder: openai/whisper-tiny; .* write OWNER/NAME@REVISION"):
+    with pytest.raises(UserError, match=r"no such model folder: openai/whisper-tiny; .* write OWNER/NAME@REVISION"):
         assets.resolve("openai/whisper-tiny")
 
 
