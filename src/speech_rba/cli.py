@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -132,7 +133,8 @@ def fetch_suite(
     from speech_rba.data import hub
 
     files = hub.fetch_suite(dataset, folder)
-    print(f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {folder.name}: {folder}")
+    name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
+    print(f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {name}: {folder}")
 
 
 def main() -> None:

@@ -273,7 +273,7 @@ def test_written_questions_are_checked_line_by_line(tmp_path):
         "the answer is missing",
         "the question is missing",
         "'a' is articles",
-        "the id is empty",
+        "the id ' ' must be letters",
         "answers: Input",
     ]
     parts += ["it is no question", "no instruction 'none:such'"]

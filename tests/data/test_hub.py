@@ -70,13 +70,13 @@ def fetch(address: str, folder: Path, *arguments: str, offline: str = "0") -> su
 
 def test_a_subset_is_fetched_at_its_commit_and_read(tmp_path, hub):
     address, _ = hub
-    done = fetch(address, tmp_path, "team/voices@v1/advbench", "outside/harm")
+    done = fetch(address, tmp_path, "team/voices@v1/advbench", "outside/no-harm")
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "outside/harm"
+    folder = tmp_path / "outside/no-harm"
     assert sorted(path.name for path in folder.iterdir()) == ["source.json", "test-00000-of-00001.parquet"]
     assert not folder.joinpath("test-00000-of-00001.parquet").is_symlink()
     assert json.loads((folder / "source.json").read_text())["revision"] == COMMIT
-    assert done.stdout.endswith("Add to params.yaml, below evaluate.suites:\n  harm: outside/harm\n")
+    assert done.stdout.endswith("Add to params.yaml, below evaluate.suites:\n  no_harm: outside/no-harm\n")
     assert list((tmp_path / "outside").iterdir()) == [folder]
     [recording], _ = read_suite(folder)
     assert recording.question.refuse  # by the subset it came from, whatever the folder is called

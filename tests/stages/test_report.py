@@ -60,7 +60,7 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
         for system, skill in SYSTEMS.items():
             spoken = system != "text"
             skill -= 0.08 * (spoken and clip.condition != "clean")
-            metrics = {"accuracy": float(noise.random() < skill)}
+            metrics = {"accuracy": float(noise.random() < skill), "unparsed": 0.25}
             if clip.suite == "alignment":
                 metrics = {"agreement": skill + noise.normal(0.2, 0.1), "token_f1": skill, "reference_logp": skill - 2}
             yield Answer(
@@ -82,7 +82,10 @@ def estimate(found: tuple[float, float, float]) -> dict[str, float]:
 
 def make_scores(answers: list[Answer]) -> dict:
     scores, paired, recovered = [], [], []
-    for suite, metrics in {"alignment": ["token_f1", "agreement", "reference_logp"], "spoken_qa": ["accuracy"]}.items():
+    for suite, metrics in {
+        "alignment": ["token_f1", "agreement", "reference_logp"],
+        "spoken_qa": ["accuracy", "unparsed"],
+    }.items():
         for metric in metrics:
             for condition in ("text", "all", *CONDITIONS):
                 of = {"suite": suite, "condition": condition, "metric": metric}
@@ -216,6 +219,7 @@ def test_page_is_one_file_with_every_text_escaped(artifacts):
     assert "leaked &lt;rows&gt;" in page
     assert page.count("<audio") == 20  # 20 clips were evaluated, and params.report.num_examples asks for as many
     assert page.count("1,200") == 1
+    assert page.count("<small>25.0 % of choices unparsed</small>") == 1 + 4 * 6  # text, and 4 systems in 6 columns
     assert "<td>12.3</td><td>45.6</td><td>50</td>" in page
     assert "<td>32.1</td><td>67.8</td><td>9</td>" in page and "text follows none" in page
 
@@ -294,8 +298,8 @@ def test_examples_vary_and_begin_with_the_hard_conditions():
 
     answers = [answer(0, "clean", "x"), answer(1, "clean", "y"), answer(2, "babble", "x"), answer(3, "babble", "x")]
     answers.append(answer(4, "babble", "y"))
-    assert pick_examples(answers, 2) == [("s", "2"), ("s", "1")]  # of each condition, in another voice, hard ones first
-    assert [clip for _, clip in pick_examples(answers, 4)] == ["2", "4", "1", "0"]
+    assert pick_examples(answers, 2) == ["2", "1"]  # one of each condition, in another voice, the hard one first
+    assert pick_examples(answers, 4) == ["2", "4", "1", "0"]
     assert len(pick_examples(answers, 9)) == 5
 
 

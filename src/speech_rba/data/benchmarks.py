@@ -45,6 +45,7 @@ QUESTIONS, TRANSCRIPTS = "questions.jsonl", "transcripts.tsv"
 SOURCE = "source.json"  # where a fetched folder came from (data/hub.py)
 SAFETY = "advbench"  # the subset of requests to refuse
 UNSCORED = "bbh"  # the subset whose answers are parsed task by task
+OWN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 MIN_S, MAX_S = 0.1, 30.0  # no word is shorter, and Whisper's window holds no more
 SILENCE_DB = -60.0  # relative to full scale (RMS), where no part stands out
 STANDS_OUT_DB = 6.0  # the louder parts over the quieter, 50 ms each; of even noise it is below 1, of speech above 20
@@ -98,11 +99,6 @@ def read_suite(folder: Path) -> tuple[list[Recording], list[RefusedRow]]:
     return recordings, refused
 
 
-def read_benchmark(place: str) -> list[Recording]:
-    """The rows of a folder that can be scored."""
-    return read_suite(Path(place))[0]
-
-
 def _nothing_left(folder: Path, refused: list[RefusedRow]) -> str:
     if not refused:
         return f"{folder} has no row; add one for each question"
@@ -150,8 +146,8 @@ def _own(row: TableRow) -> Recording:
         question = Question.model_validate_json(row.values["prompt"])
     except ValidationError as error:
         raise BadRow(f"it is no question: {_first(error)}") from error
-    if not question.id.strip():
-        raise BadRow("the id is empty")
+    if not OWN_ID.fullmatch(question.id):  # its clips are files of that name
+        raise BadRow(f"the id {question.id!r:.80} must be letters, digits, '.', '_' and '-', at most 60 of them")
     return Recording(_checked(question), None, row.where)
 
 

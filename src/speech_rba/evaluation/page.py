@@ -51,10 +51,10 @@ TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
 
 @dataclass(frozen=True)
 class Results:
-    """What the stages before left: rows and features by id, clips by suite and id, and each report as written."""
+    """What the stages before left: rows, clips and features by id, and each report as it was written."""
 
     rows: dict[str, Row]
-    clips: dict[tuple[str, str], Clip]
+    clips: dict[str, Clip]
     features: dict[str, Feature]
     answers: list[Answer]
     scores: dict
@@ -109,7 +109,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         metric_style=plots.metric_style,
         strengths=STRENGTHS,
         share=plots.Metric("recovery (%)", 100, 0),
-        headline=headline(verdicts),
+        headline=headline([found for found in verdicts if can_be_compared(results.scores, found)]),
         verdicts=verdicts,
         tables=[score_table(results, suite, metric) for suite, metric in _suite_metrics(results.scores)],
         people={suite: word_error_rates(results.scores, suite) for suite in heard_only(results.scores)},
@@ -117,7 +117,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         figures=[suite_figures(results, suite, num_bootstrap, seed) for suite in results.suites],
         curves=training_curves(results),
         counts=data_counts(results),
-        examples=[example(results, *picked) for picked in pick_examples(own_answers(results), num_examples)],
+        examples=[example(results, clip_id) for clip_id in pick_examples(own_answers(results), num_examples)],
         minutes=minutes_by_stage(results),
     )
 
@@ -134,11 +134,10 @@ def _suite_metrics(scores: dict) -> list[tuple[str, str]]:
 
 
 def _values(answers: list[Answer], metric: str) -> dict[str, dict[str, tuple[str, float]]]:
-    """(row id, score) by system and clip id, of the answers that have the metric."""
+    """(row id, score) by system and clip id."""
     values: dict[str, dict[str, tuple[str, float]]] = {}
     for answer in answers:
-        if metric in answer.metrics:
-            values.setdefault(answer.system, {})[answer.clip_id] = (answer.row_id, answer.metrics[metric])
+        values.setdefault(answer.system, {})[answer.clip_id] = (answer.row_id, answer.metrics[metric])
     return values
 
 
@@ -185,6 +184,13 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     }
 
 
+def can_be_compared(scores: dict, verdict: dict) -> bool:
+    """Whether there is something to lose: refusals are no news where the text system itself refuses nothing."""
+    where = {"suite": verdict["suite"], "metric": "refused", "condition": "text", "system": "text"}
+    ceiling = next((row["low"] for row in scores["scores"] if where.items() <= row.items()), 0)
+    return verdict["metric"] != "refused" or ceiling > 0
+
+
 def sign(low: float, high: float) -> str:
     """`better` or `worse` when the interval of a difference excludes 0, else `open`."""
     return "better" if low > 0 else "worse" if high < 0 else "open"
@@ -218,12 +224,19 @@ def headline(verdicts: list[dict]) -> str:
 def score_table(results: Results, suite: str, metric: str) -> dict:
     """One row a system, one column a condition: {suite, metric, primary, conditions, num, text, systems, wer}.
 
-    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best}.
+    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best, unparsed}, the last the
+    share of choices without a letter, for accuracy.
     """
     cells: dict[str, dict[str, dict]] = {}
+    unparsed: dict[tuple[str, str], float] = {}
     for score in results.scores["scores"]:
         if (score["suite"], score["metric"]) == (suite, metric):
             cells.setdefault(score["system"], {})[score["condition"]] = score
+        if (score["suite"], score["metric"], metric) == (suite, "unparsed", "accuracy"):
+            unparsed[score["system"], score["condition"]] = score["value"]
+    for system, by_condition in cells.items():
+        for condition, cell in by_condition.items():
+            cell["unparsed"] = unparsed.get((system, condition))
     spoken = {condition for system in cells for condition in cells[system] if system != "text"}
     conditions = [condition for condition in ("all", *CONDITIONS) if condition in spoken]
     for condition in conditions:
@@ -388,13 +401,13 @@ def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:
 
 def own_answers(results: Results) -> list[Answer]:
     """The answers to clips of our own making: recordings of an outside suite are not ours to copy into a page."""
-    suites = {suite for suite, _ in results.clips}
+    suites = {clip.suite for clip in results.clips.values()}
     return [answer for answer in results.answers if answer.suite in suites]
 
 
-def pick_examples(answers: list[Answer], num_examples: int) -> list[tuple[str, str]]:
-    """(suite, clip id) of examples: conditions, voices and suites in turn, hard ones first; no score has a say."""
-    left = {(answer.suite, answer.clip_id): answer for answer in answers if answer.clip_id}
+def pick_examples(answers: list[Answer], num_examples: int) -> list[str]:
+    """Clip ids to listen to: conditions, voices and suites in turn, hard conditions first; no score has a say."""
+    left = {answer.clip_id: answer for answer in answers if answer.clip_id}
     seen: Counter[tuple[str, str]] = Counter()
     picked: list[Answer] = []
 
@@ -403,18 +416,16 @@ def pick_examples(answers: list[Answer], num_examples: int) -> list[tuple[str, s
         return [("condition", answer.condition), pair, ("voice", answer.voice), ("suite", answer.suite)]
 
     def rank(answer: Answer) -> tuple:
-        counts = [seen[group] for group in groups(answer)]
-        return counts, -CONDITIONS.index(answer.condition), answer.clip_id, answer.suite
+        return ([seen[group] for group in groups(answer)], -CONDITIONS.index(answer.condition), answer.clip_id)
 
     while left and len(picked) < num_examples:
-        first = min(left.values(), key=rank)
-        picked.append(left.pop((first.suite, first.clip_id)))
+        picked.append(left.pop(min(left.values(), key=rank).clip_id))
         seen.update(groups(picked[-1]))
     picked.sort(key=lambda answer: answer.condition == "clean")  # stable
-    return [(answer.suite, answer.clip_id) for answer in picked]
+    return [answer.clip_id for answer in picked]
 
 
-def example(results: Results, suite: str, clip_id: str) -> dict:
+def example(results: Results, clip_id: str) -> dict:
     """One recording with what was said, what was heard and every system's answer.
 
     Keys: clip, wer, audio (data URL), said (list of (word, agrees)), heard (such a list by who heard), teacher (None
@@ -424,15 +435,18 @@ def example(results: Results, suite: str, clip_id: str) -> dict:
     Raises:
         UserError: the clip, its file or the answer of a system is missing.
     """
-    of_suite = [answer for answer in results.answers if answer.suite == suite]
-    answers = {answer.system: answer for answer in of_suite if answer.clip_id == clip_id}
-    row_id, metrics = next((answer.row_id, answer.metrics) for answer in answers.values())
-    answers |= {a.system: a for a in of_suite if (a.system, a.row_id) == ("text", row_id)}
+    answers = {answer.system: answer for answer in results.answers if answer.clip_id == clip_id}
+    row_id, suite, metrics = next((answer.row_id, answer.suite, answer.metrics) for answer in answers.values())
+    answers |= {
+        answer.system: answer
+        for answer in results.answers
+        if (answer.system, answer.suite, answer.row_id) == ("text", suite, row_id)
+    }
     if missing := set(results.systems) - set(answers):
         raise UserError(f"clip {clip_id} has no answer of {', '.join(sorted(missing))}; run evaluate again")
-    if (suite, clip_id) not in results.clips or clip_id not in results.features:
+    if clip_id not in results.clips or clip_id not in results.features:
         raise UserError(f"answers.jsonl scores clip {clip_id}, which validation did not accept; run evaluate again")
-    clip, feature = results.clips[suite, clip_id], results.features[clip_id]
+    clip, feature = results.clips[clip_id], results.features[clip_id]
     metric = primary_metric(results.scores, suite)
     metric = metric if metric in metrics else next(iter(metrics))
     transcripts = {"Whisper heard": feature.heard, "student heard": feature.student_heard}

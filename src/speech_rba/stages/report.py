@@ -31,7 +31,7 @@ def run(
     tables = [read_jsonl(table / "table.jsonl", Feature) for _, table in sources.values()]
     results = Results(
         rows={row.id: row for row in read_jsonl(synthesize / "rows.jsonl", Row)},
-        clips={(clip.suite, clip.id): clip for clip in clips},  # what others recorded is not ours to copy into a page
+        clips={clip.id: clip for clip in clips},  # what others recorded is not ours to copy into a page
         features={feature.clip_id: feature for table in tables for feature in table},
         answers=[answer for answer in read_jsonl(evaluation / "answers.jsonl", Answer) if answer.split == "test"],
         scores=scores,
