@@ -6,6 +6,7 @@ clone is made by `prepare` before a worker first needs it; it shares the DVC cac
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ from speech_rba.params import change_params, read_yaml
 
 BRANCH = "nightly"
 WAITING = "nightly-waiting"  # what was made while the project stands on BRANCH, which git then does not let move
-IN_USE, LAST = "speech-rba.branch", "speech-rba.commit"  # in the clone's git config: what of the project ran last
+# In the clone's git config: the branch and the commit of the project that ran last, and the clone's own commit then.
+IN_USE, LAST, OWN = "speech-rba.branch", "speech-rba.commit", "speech-rba.own"
 PARAMS = Path("params.yaml")
 CHAMPIONS = Path("work/champions")
 REGISTRATION = Path("artifacts/register/registration.json")
@@ -33,8 +35,6 @@ SETTINGS = (  # nobody is asked who commits here, and what a person set up for c
     "core.hooksPath=/dev/null",
     "commit.gpgSign=false",
     "push.gpgSign=false",
-    "merge.verifySignatures=false",
-    "merge.ff=true",
 )
 OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # the repository in which git started this process
 
@@ -45,15 +45,17 @@ def prepare(project: Path, clone: Path) -> None:
     A project that was renamed, or copied together with its clone, is the one that the clone then follows.
     """
     if not (clone / ".git").exists():
-        git("clone", "-q", "--origin", "origin", "--template=", "--no-checkout", str(project), str(clone), where=project)
+        plainly = ["-q", "--origin", "origin", "--template=", "--no-checkout"]
+        git("clone", *plainly, str(project), str(clone), where=project)
     git("remote", "set-url", "origin", str(project), where=clone)
     if not git("branch", "--list", BRANCH, where=clone):
         _, commit = in_use(clone)
         known = f"refs/remotes/origin/{BRANCH}"
         begin = known if git("for-each-ref", known, where=clone) else commit
         git("checkout", "-q", "--no-track", "-B", BRANCH, begin, where=clone)
-    cache = ["cache", "dir", "--local", str(project / ".dvc/cache")]
-    subprocess.run([sys.executable, "-m", "dvc", *cache], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+    cache = os.path.relpath(project / ".dvc/cache", clone)  # relative: DVC writes no path that is not ASCII
+    command = [sys.executable, "-m", "dvc", "cache", "dir", "--local", cache]
+    subprocess.run(command, cwd=clone, check=True, stdout=subprocess.DEVNULL)
 
 
 def in_use(clone: Path) -> tuple[str, str]:
@@ -125,56 +127,67 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
 def update(clone: Path) -> str:
     """The newest commit of the branch in use is in the clone, which is what it then says.
 
-    What a killed run left there uncommitted is gone. Where that commit does not follow the one that ran last, since
-    another branch is in use or this one was rewritten, the files are that commit's: what was dropped comes back by no
-    merge.
+    What a killed run left there uncommitted is gone. What lies between the commit that ran last and this one is what
+    changes: so another branch, or one that was rewritten, takes out what it does not hold.
 
     Raises:
         UserError: the project changed the same lines as the branch `nightly` did, or git refuses.
     """
     name, commit = in_use(clone)
     git("reset", "-q", "--hard", where=clone)
-    for known in (f"refs/remotes/origin/{BRANCH}", f"refs/remotes/origin/{WAITING}"):
+    for branch in (BRANCH, WAITING):
+        known = f"refs/remotes/origin/{branch}"
         if git("for-each-ref", known, where=clone):
-            merge(clone, known)
-    last = setting(LAST, clone)
-    if last and git("rev-list", "-n", "1", last, f"^{commit}", where=clone):
-        message = f"Go on with {name}, which does not hold {last[:12]}"
-        parents = ["-p", "HEAD", "-p", commit]
-        made = git("commit-tree", "-m", message, *parents, f"{commit}^{{tree}}", where=clone).strip()
-        git("reset", "-q", "--hard", made, where=clone)
-    else:
-        merge(clone, commit)
+            merge(clone, common(clone, known), known, f"Take in what was committed on {branch}")
+    merge(clone, ran_last(clone, commit), commit, f"Go on with {name}")
     git("config", LAST, commit, where=clone)
+    git("config", OWN, git("rev-parse", "HEAD", where=clone).strip(), where=clone)
     if name not in ("HEAD", BRANCH, WAITING):
         git("config", IN_USE, name, where=clone)
     return f"runs {name} at {commit[:12]}"
 
 
-def merge(clone: Path, commit: str) -> None:
-    """`commit` is merged; dvc.lock, which runs write, stays as the branch has it where both changed it.
+def common(clone: Path, commit: str) -> str:
+    """The newest commit that both the clone and `commit` hold."""
+    return git("merge-base", "HEAD", commit, where=clone).strip()
+
+
+def ran_last(clone: Path, commit: str) -> str:
+    """The commit of the project that the clone's files come from."""
+    last, own, both = setting(LAST, clone), setting(OWN, clone), common(clone, commit)
+    if not last or git("rev-list", "-n", "1", both, f"^{own}", where=clone):
+        return both  # nothing ran yet, or a person merged it here
+    return last
+
+
+def merge(clone: Path, base: str, commit: str, message: str) -> None:
+    """What changed from `base` to `commit` is in the clone, committed; of dvc.lock, which runs write, its own is left.
 
     Raises:
         UserError: both changed the same lines of another file; nothing is merged.
     """
     try:
-        git("merge", "-q", "--no-edit", "--no-verify", commit, where=clone)
-        return
+        git("merge-recursive", base, "--", "HEAD", commit, where=clone)
     except UserError as error:
-        refused = error
-    both = git("diff", "--name-only", "--diff-filter=U", where=clone).splitlines()
-    if both == ["dvc.lock"]:
+        both = git("diff", "--name-only", "--diff-filter=U", where=clone).splitlines()
+        if both != ["dvc.lock"]:
+            git("reset", "-q", "--hard", where=clone)
+            raise UserError(conflict(clone, commit, both) if both else str(error)) from error
         git("checkout", "-q", "--ours", "dvc.lock", where=clone)
         git("add", "dvc.lock", where=clone)
-        git("commit", "-q", "--no-edit", "--no-verify", where=clone)
-        return
-    git("reset", "-q", "--hard", where=clone)  # gives the merge up, also one that never began
-    if not both:
-        raise refused
-    raise UserError(
-        f"the newest commit does not merge into the branch {BRANCH}: in {clone} run `git merge {commit[:12]}`, mend "
-        f"the conflict and commit; both changed {', '.join(both)}"
-    ) from refused
+    tree, new = git("write-tree", where=clone).strip(), git("rev-list", "-n", "1", commit, "^HEAD", where=clone)
+    if new or tree != git("rev-parse", "HEAD^{tree}", where=clone).strip():
+        parents = ["-p", "HEAD", "-p", commit]
+        made = git("commit-tree", "-m", message, *parents, tree, where=clone).strip()
+        git("reset", "-q", "--hard", made, where=clone)
+
+
+def conflict(clone: Path, commit: str, both: list[str]) -> str:
+    take = f"git checkout {git('rev-parse', commit, where=clone)[:12]} -- {' '.join(map(shlex.quote, both))}"
+    return (
+        f"the newest commit does not merge into the branch {BRANCH}, both changed {', '.join(both)}: in {clone} run "
+        f"`{take}` and `git commit -m Mend`, which takes the newest commit's, or merge it there by hand"
+    )
 
 
 def uncommitted(project: Path) -> str:
@@ -209,7 +222,9 @@ def save(clone: Path, message: str) -> tuple[str, str]:
         refs.append(f":refs/heads/{WAITING}")
     receive = "--receive-pack=git -c core.hooksPath=/dev/null receive-pack"
     git("push", "-q", "--no-verify", receive, "origin", *refs, where=clone)
-    return git("rev-parse", "HEAD", where=clone).strip(), place
+    made = git("rev-parse", "HEAD", where=clone).strip()
+    git("config", OWN, made, where=clone)
+    return made, place
 
 
 def tag(commit: str) -> None:

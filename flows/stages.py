@@ -53,6 +53,9 @@ def check_project() -> None:
     }.items():
         if not Path(path).exists():
             raise UserError(f"no {path} in {Path.cwd()}; {mend}")
+    asked = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True, text=True, check=False)
+    if asked.returncode:  # its folder has another owner, say
+        raise UserError(f"git does not read {Path.cwd()}: {' '.join(asked.stderr.split())}")
     drop_stale_lock(Path(".dvc/tmp/rwlock"))
 
 
