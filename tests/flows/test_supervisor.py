@@ -197,8 +197,7 @@ def test_a_schedule_that_a_person_sets_makes_runs_and_outlives_another_deploy(up
     chosen = {"flow_runs": {"deployment_id": {"any_": [up.deployment]}, "tags": {"all_": ["auto-scheduled"]}}}
     done = {"flow_runs": chosen["flow_runs"] | {"state": {"type": {"any_": ["COMPLETED"]}}}}
     wait_for(lambda: up.ask("/flow_runs/filter", done), 120, lambda: up.ask("/flow_runs/filter", chosen))
-    env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": f"{project}/src:{project}"}
-    subprocess.run([sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True)
+    deploy(up, project, "local")
     deployment = json.loads(get(f"{up.prefect}/api/deployments/{up.deployment}"))
     [kept] = deployment["schedules"]
     assert kept["active"] and kept["schedule"]["interval"] == 10
@@ -229,6 +228,36 @@ def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp
     [made] = json.loads(get(schedules))
     assert made["active"] and made["schedule"]["interval"] == 3600
     get(f"{schedules}/{made['id']}", "DELETE")
+
+
+def deploy(up: Up, project: Path, pool: str) -> dict[str, str]:
+    """The environment in which the deployment was made for the pool."""
+    env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": f"{project}/src:{project}"}
+    env |= {"SPEECH_RBA_POOL": pool, "PREFECT_WORKER_QUERY_SECONDS": "3"}
+    subprocess.run([sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True)
+    return env
+
+
+def test_a_worker_of_another_pool_runs_nightly_and_a_pool_reaps_its_own_runs_alone(up, project):
+    try:
+        deploy(up, project, "third")
+        path = f"/deployments/{up.deployment}/create_flow_run"
+        lost = up.ask(path, {"state": {"type": "PENDING"}})["id"]
+        for pool, state in (("gpu", "PENDING"), ("third", "CRASHED")):
+            reaper = supervisor.Prefect(up.api.api, "", pool)
+            for _ in range(2):
+                patiently(reaper.reap)
+            assert up.state(lost)["type"] == state
+        env = deploy(up, project, "gpu")
+        worker = subprocess.Popen([sys.executable, "-m", "flows.worker", "gpu"], cwd=project, env=env)
+        assert up.wait_for_end(up.start_run())["type"] == "COMPLETED"
+        everyone = psutil.Process(worker.pid).children(recursive=True)
+        assert everyone
+        worker.terminate()
+        worker.wait(30)
+        wait_for(lambda: all(gone(p) for p in everyone), 5)
+    finally:
+        deploy(up, project, "local")
 
 
 def flow_processes(up: Up) -> list[psutil.Process]:
