@@ -2,17 +2,25 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
-export HF_HUB_OFFLINE := 1
-export PYTHONPATH := $(CURDIR)
+export HF_HUB_OFFLINE ?= 1
+export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
+ifneq ($(file < $(READY)),$(CURDIR))  # renamed or copied: what was installed names another folder
+$(shell rm -f $(READY))
+endif
+
+define follow  # the folder is a clone, made once, at the project's last commit; no hook of anyone takes part
+	test -d $(1) || git -c core.hooksPath=/dev/null clone -q --template= . $(1)
+	cd $(1) && git fetch -q ../.. HEAD && git -c core.hooksPath=/dev/null checkout -q --force --detach FETCH_HEAD
+endef
 
 .PHONY: run up test faults smoke translation bench ablation compare ears lock help
 run: $(READY)  ## from nothing to a registered candidate with a report
 	speech-rba run
 
-up: $(READY)  ## MLflow, Prefect and a worker on this machine, until Ctrl-C (docs/operate.md)
-	python -m flows.supervisor
+up: $(READY)  ## MLflow, Prefect and a worker on this machine, until Ctrl-C (docs/operate.md; ARGS="--mlflow-port 5001")
+	python -m flows.supervisor $(ARGS)
 
 test: $(READY)  ## the tests
 	ruff check src flows tests
@@ -23,16 +31,15 @@ faults: $(READY)  ## kills each process of a running deployment, TIMES times, an
 
 smoke: $(READY)  ## the whole chain at toy size and without network, in a scratch clone of the last commit
 	rm -rf work/smoke
-	git clone -q . work/smoke
-	cd work/smoke && python -m speech_rba.params params.smoke.yaml && \
-		PYTHONPATH=$(CURDIR)/work/smoke python tests/offline.py speech-rba run
+	$(call follow,work/smoke)
+	cd work/smoke && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.params params.smoke.yaml && \
+		python tests/offline.py speech-rba run
 
 translation: $(READY)  ## the recipe for speech translation, TO=es or TO=de, in work/translation_$TO (docs/translation.md)
 	$(if $(filter es de,$(TO)),,$(error name the language: make translation TO=es, or TO=de))
-	test -d work/translation_$(TO) || git clone -q . work/translation_$(TO)
-	cd work/translation_$(TO) && git checkout -q -- params.yaml && git pull -q && \
-		python -m speech_rba.params params.translation_$(TO).yaml && \
-		PYTHONPATH=$(CURDIR)/work/translation_$(TO) speech-rba run
+	$(call follow,work/translation_$(TO))
+	cd work/translation_$(TO) && export PYTHONPATH="$$PWD/src:$$PWD" && \
+		python -m speech_rba.params params.translation_$(TO).yaml && speech-rba run
 
 bench: $(READY)  ## the teacher's engine against plain transformers, and a reinforcement step against TRL's as it comes
 	python tests/bench_generation.py
@@ -42,8 +49,8 @@ ablation: $(READY)  ## what each part of the hearing is worth, on the clips of t
 	python tests/bench_hearing.py
 
 compare: $(READY)  ## every method, equal minutes, three seeds, in work/compare: hours (ARGS="--methods sft rba --minutes 2.5")
-	test -d work/compare || git clone -q . work/compare
-	cd work/compare && git checkout -q -- params.yaml && git pull -q && python -m speech_rba.params params.compare.yaml && \
+	$(call follow,work/compare)
+	cd work/compare && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.params params.compare.yaml && \
 		dvc repro -q gate && python tests/bench_methods.py $(ARGS)
 
 ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
@@ -52,14 +59,15 @@ ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which ar
 	python -m speech_rba.stages.acoustics --data data --rows work/ears_texts --ears artifacts/ears --out artifacts/acoustics
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
-	pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock
+	python -m pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	python3.11 -m venv .venv
-	pip install --quiet --disable-pip-version-check --constraint requirements.lock torch uv
+	echo "relocatable = true" >> .venv/pyvenv.cfg  # uv then writes commands that find the python beside them
+	python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock torch uv
 	uv pip install --quiet --compile-bytecode --python .venv --no-deps --requirement requirements.lock
 	uv pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
-	touch $@
+	pwd -P > $@
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

@@ -1,2 +1,7 @@
-CREATE DATABASE mlflow;
-CREATE DATABASE prefect;
+-- Each server has a database and a user of its own, with the password that its address names (compose.yaml).
+\getenv mlflow_password MLFLOW_DATABASE_PASSWORD
+\getenv prefect_password PREFECT_DATABASE_PASSWORD
+CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';
+CREATE ROLE prefect LOGIN PASSWORD :'prefect_password';
+CREATE DATABASE mlflow OWNER mlflow;
+CREATE DATABASE prefect OWNER prefect;

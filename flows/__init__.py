@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import speech_rba  # noqa: F401  for what it sets in the environment of every process
+
 HOME = Path(__file__).parents[1] / "work" / "prefect"
 HOME.parent.mkdir(exist_ok=True)  # Prefect makes HOME alone, and warns where it cannot
 

@@ -5,31 +5,49 @@ everyone, it is there to read. Doing it again sets the trainer's password anew.
 """
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import mlflow
 import mlflow.server
-import yaml
 from mlflow.exceptions import MlflowException
 
 from flows.supervisor import TRAINER
+from speech_rba.errors import UserError
+from speech_rba.params import read_yaml
+from speech_rba.tracking import candidates, connect
 
 
 def main() -> None:
-    with open("params.yaml", encoding="utf-8") as file:
-        model_name = yaml.safe_load(file)["register"]["model_name"]
-    client, password = mlflow.MlflowClient(), os.environ["SPEECH_RBA_TRAINER_PASSWORD"]
+    model_name = read_yaml(Path("params.yaml"))["register"]["model_name"]
+    client, password = connect(model_name), os.environ["SPEECH_RBA_TRAINER_PASSWORD"]
     accounts = mlflow.server.get_app_client("basic-auth", tracking_uri=mlflow.get_tracking_uri())
+    if not made(lambda: accounts.create_user(TRAINER, password)):
+        accounts.update_user_password(TRAINER, password)
+    made(lambda: client.create_registered_model(model_name))
+    experiment = client.get_experiment_by_name(model_name).experiment_id
+    made(lambda: accounts.grant_user_permission(TRAINER, "experiment", experiment, "MANAGE"))
+    name = candidates(model_name)
+    if client.search_registered_models(f"name = '{name}'"):  # registered before there were accounts
+        made(lambda: accounts.grant_user_permission(TRAINER, "registered_model", name, "MANAGE"))
+
+
+def made(action: Callable[[], object]) -> bool:
+    """Whether `action` made what it makes; False where that was there already."""
     try:
-        accounts.create_user(TRAINER, password)
+        action()
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        accounts.update_user_password(TRAINER, password)
-    if not client.search_registered_models(f"name = '{model_name}'"):
-        client.create_registered_model(model_name)
-    if not client.get_experiment_by_name(model_name):
-        accounts.grant_user_permission(TRAINER, "experiment", client.create_experiment(model_name), "MANAGE")
+        return False
+    return True
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MlflowException as error:
+        sys.exit(f"error: MLflow at {mlflow.get_tracking_uri()}: {' '.join(str(error).split())}")
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 from annotated_types import Gt
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -57,8 +58,11 @@ def pipeline(timeout_s: Annotated[float, Gt(0)] | None = None, num_parallel: Ann
         timeout_s: the longest that one stage may take, in seconds; empty for no limit.
         num_parallel: how many stages may run at once; each uses all cores, so 2 need more memory, hardly less time.
     """
-    stages.check_project()
-    before, settled = stages.read_graph()
+    try:
+        stages.check_project()
+        before, settled = stages.read_graph()
+    except UserError as error:
+        return Failed(message=str(error))
     stages.CLOSED.clear()
     futures = {}
     with ThreadPoolTaskRunner(max_workers=num_parallel) as runner:
@@ -154,14 +158,33 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
     raise UserError(f"the temporary Prefect server did not start, see {log}")
 
 
+def reach() -> None:
+    """Holds when the Prefect server that the settings name lets this process in.
+
+    Raises:
+        UserError: it does not, or does not answer; the message says what to set.
+    """
+    url = PREFECT_API_URL.value()
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
+            mend = "it does not take this password: set PREFECT_API_AUTH_STRING to USER:PASSWORD as the server knows it"
+        else:
+            mend = f"no answer ({str(error).splitlines()[0]}): start it, or set PREFECT_API_URL to http://HOST:PORT/api"
+        raise UserError(f"Prefect at {url}: {mend}") from error
+
+
 def main() -> None:
     """Runs the pipeline and says what to do next; exits 1 with the reason if it failed."""
     try:
         stages.check_project()
+        with temporary_settings({PREFECT_API_URL: serve()}):
+            reach()
+            state = pipeline(return_state=True)
     except UserError as error:
         sys.exit(f"error: {error}")
-    with temporary_settings({PREFECT_API_URL: serve()}):
-        state = pipeline(return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
     print(

@@ -23,6 +23,7 @@ GATE = threading.Lock()  # held while a process starts, so that stop_all misses 
 CLOSED = threading.Event()  # set: nothing starts any more
 GRACE_S = 5
 PROGRESS_S = 5  # a progress bar rewrites its line ten times a second
+DVC_FAILED = "ERROR: failed to reproduce"  # only says again that the stage failed
 ADVICE = (  # of DVC after every stage, for a person who starts each by hand
     "To track the changes with git",
     "git add ",
@@ -53,6 +54,9 @@ def check_project() -> None:
     }.items():
         if not Path(path).exists():
             raise UserError(f"no {path} in {Path.cwd()}; {mend}")
+    asked = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True, text=True, check=False)
+    if asked.returncode:  # its folder has another owner, say
+        raise UserError(f"git does not read {Path.cwd()}: {' '.join(asked.stderr.split())}")
     drop_stale_lock(Path(".dvc/tmp/rwlock"))
 
 
@@ -132,7 +136,8 @@ def run_stage(name: str, timeout_s: float | None, log: Callable[[str], None]) ->
     if code and timeout_s and time.monotonic() - began >= timeout_s:
         raise StageError(f"{name} did not end in {timeout_s:g} s and was stopped; give the flow a larger timeout_s")
     if code:
-        raise StageError("\n".join([f"{name} exited with {code}:", *last]))
+        own = [line for line in last if not line.startswith(f"{DVC_FAILED} '{name}': failed to run:")]
+        raise StageError("\n".join([f"{name} exited with {code}:", *own]))
     return outcome
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ HOST = "127.0.0.1"
 REVIEWER, TRAINER, OPERATOR = "reviewer", "trainer", "operator"
 PASSWORDS = {user: f"SPEECH_RBA_{user.upper()}_PASSWORD" for user in (REVIEWER, OPERATOR)}
 CLONE = Path("work/nightly")
+POOL = "local"  # of the worker on this machine
 START_S = 90  # for a server's first answer, on a busy machine
 ASK_S = 15  # between two questions to a server whether it still answers; its death is seen at once
 PATIENCE_S = 60  # a server that is silent for longer is started again
@@ -85,7 +87,7 @@ class Service:
             if self.answers():
                 return
             time.sleep(0.2)
-        raise UserError(f"{self.name} did not start, see {self.log}; is its port in use?")
+        raise UserError(f"{self.name} did not start, see {self.log}")
 
     def keep_alive(self) -> None:
         """It runs, or will after a pause that grows with each death; what no longer answers is killed."""
@@ -118,10 +120,14 @@ class Service:
 
 @dataclass
 class Prefect:
-    """The Prefect server's API, as far as the reaper needs it; `auth` is user:password, or empty."""
+    """The Prefect server's API, as far as the reaper of a pool needs it; `auth` is user:password, or empty.
+
+    All workers of the pool are on this machine: it looks for their flows among its processes.
+    """
 
     api: str
     auth: str
+    pool: str = POOL
     running: set[str] | None = None
     asked: float = 0.0
     seen: set[str] = field(default_factory=set)
@@ -135,12 +141,13 @@ class Prefect:
             return json.load(reply)
 
     def reap(self) -> None:
-        """No run of a deployment is open whose process is gone, two looks in a row; it would block all later ones."""
+        """No run of the pool is open whose process is gone, two looks in a row; it would block all later ones."""
         running, now = set(running_flows()), time.monotonic()
         if running == self.running and not self.seen and now - self.asked < REAP_ALL_S:
             return
         chosen = {"state": {"type": {"any_": OPEN_STATES}}, "deployment_id": {"is_null_": False}}
-        open_runs = {run["id"]: run for run in self.ask("/flow_runs/filter", {"flow_runs": chosen})}
+        asked = {"flow_runs": chosen, "work_pools": {"name": {"any_": [self.pool]}}}
+        open_runs = {run["id"]: run for run in self.ask("/flow_runs/filter", asked)}
         lost = open_runs.keys() - running
         for run_id in lost & self.seen:
             self.close(open_runs[run_id])
@@ -159,6 +166,12 @@ class Prefect:
                 self.close(child)
         self.ask(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         print(f"flow run {run['name']} had lost its process: {state['name']}", flush=True)
+
+    def try_to_reap(self) -> None:
+        try:
+            self.reap()
+        except OSError as error:  # the server is on its way down or up; the next look finds the same
+            print(f"the reaper could not ask Prefect: {error}", flush=True)
 
 
 def running_flows() -> Iterator[str]:
@@ -216,8 +229,9 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
     of_mlflow_command = []
     if passwords:
         auth = state / "mlflow_auth.ini"
+        folder = str(state).replace("%", "%%")  # MLflow reads this file with interpolation
         auth.write_text(
-            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{state}/mlflow_auth.db\n"
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/mlflow_auth.db\n"
             f"auth_cache_ttl_seconds = {KNOWN_S}\n"
         )
         env |= {"MLFLOW_TRACKING_USERNAME": TRAINER, "MLFLOW_TRACKING_PASSWORD": secrets.token_urlsafe()}
@@ -246,10 +260,14 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
         ),
         Service(
             "worker",
-            [python, "-m", "prefect", "worker", "start", "--pool", "local", "--type", "process"],
+            worker_command(POOL),
             env, "", logs / "worker.log",
         ),
     ]  # fmt: skip
+
+
+def worker_command(pool: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
 
 
 def prefect_server(port: int) -> list[str]:
@@ -262,10 +280,11 @@ def supervise(mlflow_port: int, prefect_port: int, state: Path) -> None:
     """Starts the services, then keeps them alive until SIGINT or SIGTERM; at the end none lives.
 
     Raises:
-        UserError: a service did not start.
-        UserError: the passwords are no two.
+        UserError: a port is in use, a service did not start, or the passwords are no two.
     """
     passwords = read_passwords()
+    for name, port in {"mlflow": mlflow_port, "prefect": prefect_port}.items():
+        check_port(port, f"--{name}-port")
     for folder in (state, Path("mlruns")):
         folder.mkdir(parents=True, exist_ok=True)
     mlflow, prefect, worker = all_services = services(mlflow_port, prefect_port, state, passwords)
@@ -278,7 +297,7 @@ def supervise(mlflow_port: int, prefect_port: int, state: Path) -> None:
             server.wait()
         if passwords:
             make_accounts(worker.env, passwords[REVIEWER])
-        subprocess.run([sys.executable, "-m", "flows.deployment", str(CLONE)], env=worker.env, check=True)
+        do([sys.executable, "-m", "flows.deployment", str(CLONE)], worker.env)
         worker.start()
         show(mlflow_port, prefect_port, state, passwords)
         auth = worker.env.get("PREFECT_API_AUTH_STRING", "")
@@ -297,7 +316,28 @@ def make_accounts(env: dict[str, str], password: str) -> None:
     """The trainer, as `env` names it, has an account on the MLflow server."""
     reviewer = {"MLFLOW_TRACKING_USERNAME": REVIEWER, "MLFLOW_TRACKING_PASSWORD": password}
     trainer = {"SPEECH_RBA_TRAINER_PASSWORD": env["MLFLOW_TRACKING_PASSWORD"]}
-    subprocess.run([sys.executable, "-m", "flows.accounts"], env=env | reviewer | trainer, check=True)
+    do([sys.executable, "-m", "flows.accounts"], env | reviewer | trainer)
+
+
+def do(command: list[str], env: dict[str, str]) -> None:
+    """Holds when the command did it; where not, it has said why, and this process ends as it did."""
+    if code := subprocess.run(command, env=env, check=False).returncode:
+        sys.exit(code)
+
+
+def check_port(port: int, option: str) -> None:
+    """Holds when nobody listens there.
+
+    Raises:
+        UserError: somebody does; a server started now would die, and the other be taken for it.
+    """
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise UserError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}): stop what listens there, or choose another, "
+            f"make up ARGS='{option} {port + 1}'"
+        ) from error
 
 
 def keep_alive(all_services: list[Service], prefect: Prefect) -> None:
@@ -308,10 +348,7 @@ def keep_alive(all_services: list[Service], prefect: Prefect) -> None:
             service.keep_alive()
         if time.monotonic() >= reap_at:
             reap_at = time.monotonic() + REAP_S
-            try:
-                prefect.reap()
-            except OSError as error:  # the server is on its way down or up; the next look finds the same
-                print(f"the reaper could not ask Prefect: {error}", flush=True)
+            prefect.try_to_reap()
         time.sleep(TICK_S)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from speech_rba.evaluation.metrics import paired_bootstrap, recovery
-from speech_rba.params import load_params
+from speech_rba.params import load_params, read_yaml
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
 from speech_rba.stages import evaluate
 
@@ -103,7 +103,7 @@ def evaluated(place: Path, folders: dict[int, Path], methods: list[str], suites:
 
 def align(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    values = yaml.safe_load(Path("params.yaml").read_text())
+    values = read_yaml(Path("params.yaml"))
     values["align"] |= {"methods": list(budget), "seed": seed, "start_from": None}
     for method, given in budget.items():
         values["align"][method] |= given

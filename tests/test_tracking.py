@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -156,7 +157,9 @@ def test_new_data_is_aligned_from_the_champion_on(store):
         version = make_version(adapter, score)
         tracking.promote(NAME, None, False, "")
         nightly.start_from_champion()
-        start = Path(yaml.safe_load(Path("params.yaml").read_text())["align"]["start_from"])
+        start, _, content = yaml.safe_load(Path("params.yaml").read_text())["align"]["start_from"].partition("#")
+        assert content == hashlib.sha256(adapter.encode()).hexdigest()[:16]
+        start = Path(start)
         assert (start / "adapter_model.safetensors").read_text() == adapter
     shutil.rmtree(start)
     stored = Path(version.source.removeprefix("file://")) / tracking.BUNDLE / "adapter/adapter_model.safetensors"

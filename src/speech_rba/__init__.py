@@ -5,3 +5,9 @@ import os
 # Threads of OpenMP that wait spin for 200 ms, and take the core from whoever else is at work: beside one busy process a
 # command took 8 times as long. libgomp reads this when torch loads it, so it is set before anything else is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Servers of this machine are reached directly, whatever proxy the environment names for others.
+_direct = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")] + ["127.0.0.1,localhost"]
+_hosts = dict.fromkeys(host.strip() for hosts in _direct for host in hosts.split(",") if host.strip())
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = "*" if "*" in _hosts else ",".join(_hosts)

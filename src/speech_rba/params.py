@@ -1,13 +1,16 @@
 """Typed view of params.yaml, which alone holds values: a missing, unknown or mistyped key is an error."""
 
+import os
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Interval, Len, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from speech_rba.errors import UserError
 
@@ -329,14 +332,40 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """The values of `path`, checked.
 
     Raises:
-        UserError: the file is missing, is no YAML, or a key is unknown, missing or mistyped.
+        UserError: the file is missing, is no YAML, or a key is unknown, missing, mistyped or there twice.
     """
+    return _checked(_read(path), path)
+
+
+def read_yaml(path: Path) -> dict:
+    """The values of a YAML 1.2 file, as DVC reads and writes it: 2e-05 is a number there, to YAML 1.1 a text.
+
+    Raises:
+        UserError: the file is missing, is no YAML, no mapping, or names a key twice.
+    """
+    return _parsed(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     if not path.exists():
         raise UserError(f"{path} is missing: run from the project's top folder")
+    return path.read_bytes()
+
+
+def _parsed(text: bytes, path: Path) -> dict:
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {error}") from error
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, UnicodeError) as error:
+        what = " ".join(str(error).partition("To suppress this check")[0].split())
+        raise UserError(f"{path} is no valid YAML: {what}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no mapping of groups to values: it holds {values!r:.100}")
+    return values
+
+
+def _checked(text: bytes, path: Path) -> Params:
+    try:
+        return Params.model_validate(_parsed(text, path))
     except ValidationError as error:
         raise UserError(f"{path}: {'; '.join(map(_wrong, error.errors()))}") from error
 
@@ -347,29 +376,67 @@ def _wrong(error: dict) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})"
 
 
-NAMED_BY_USERS = {"evaluate.suites"}  # mappings without keys of ours: an overlay's replaces the whole
+def change_params(path: Path, changes: dict[str, object]) -> None:
+    """`path` has these values, by dotted name; its comments, order and other values are as before.
 
-
-def merge(values: dict, changes: dict, where: str = "") -> dict:
-    """`values` with the leaves of `changes` in place of its own.
+    The result is checked before it replaces the file, whole.
 
     Raises:
-        UserError: `changes` names a key that `values` lacks.
+        UserError: a name is unknown, or the changed values are not valid; the file is as it was.
     """
-    if unknown := set(changes) - set(values):
-        raise UserError(f"unknown parameter {where}{min(unknown)}; allowed here: {', '.join(values)}")
-    own = {k for k in changes if f"{where}{k}" in NAMED_BY_USERS}
-    nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) and k not in own else v
-              for k, v in changes.items()}  # fmt: skip
-    return values | nested
+    before, yaml = _read(path), _editor()
+    _parsed(before, path)  # for its message
+    values = yaml.load(before)
+    for name, value in changes.items():
+        *groups, key = name.split(".")
+        group = values
+        for part in groups:
+            group = _within(group, part, name)
+        _within(group, key, name)
+        group[key] = value
+    text = BytesIO()
+    yaml.dump(values, text)
+    _checked(text.getvalue(), path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(text.getvalue())
+    os.replace(partial, path)
+
+
+def _within(group: object, key: str, name: str) -> object:
+    if not isinstance(group, dict) or key not in group:
+        allowed = ", ".join(map(str, group)) if isinstance(group, dict) else f"none, {group!r} is a value"
+        raise UserError(f"unknown parameter {name}; allowed here: {allowed}")
+    return group[key]
+
+
+def _editor() -> YAML:
+    """What reads and writes a file and keeps its comments, its quotes, its long lines and the word null."""
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return yaml
+
+
+def leaves(changes: dict, group: type[Group] = Params, where: str = "") -> dict[str, object]:
+    """The values of an overlay by dotted name; a mapping that is no group of parameters is one value."""
+    within = {field.alias or name: field.annotation for name, field in group.model_fields.items()}
+    flat = {}
+    for key, value in changes.items():
+        inner = within.get(key)
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Group):
+            flat |= leaves(value, inner, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = value
+    return flat
 
 
 def apply_overlay(overlay: Path, path: Path = Path("params.yaml")) -> None:
-    """Rewrites `path` with the values that `overlay` changes; the result is checked first."""
-    merged = merge(yaml.safe_load(path.read_text()), yaml.safe_load(overlay.read_text()))
-    Params.model_validate(merged)
-    path.write_text(yaml.safe_dump(merged, sort_keys=False))
+    """`path` has the values that `overlay` names; the result is checked first."""
+    change_params(path, leaves(read_yaml(overlay)))
 
 
 if __name__ == "__main__":
-    apply_overlay(Path(sys.argv[1]))
+    try:
+        apply_overlay(Path(sys.argv[1]))
+    except UserError as error:
+        sys.exit(f"error: {error}")

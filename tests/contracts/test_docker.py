@@ -48,3 +48,72 @@ def test_images_have_the_versions_of_the_lock():
 def test_modules_that_services_run_exist():
     for module in re.findall(r"python -m (flows\.\w+)", TEXT):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def environment(name: str) -> dict[str, str]:
+    return SERVICES[name]["environment"]
+
+
+def test_each_worker_has_a_pool_of_its_own_and_reaps_it():
+    commands = {name: SERVICES[name]["command"] for name in SERVICES if name.startswith("worker")}
+    assert commands == {"worker": "python -m flows.worker local", "worker-gpu": "python -m flows.worker gpu"}
+    assert "deploy" in SERVICES["worker-gpu"] and "deploy" not in SERVICES["worker"]
+    assert environment("deployment")["SPEECH_RBA_POOL"] == "${NIGHTLY_POOL:-local}"
+    for name in commands:
+        assert SERVICES[name]["init"] and "deployment" in SERVICES[name]["depends_on"]
+        assert "SPEECH_RBA_POOL" not in environment(name)  # one service alone says where nightly runs
+
+
+def test_no_secret_serves_two_ends():
+    """Each is known to the one that asks for it and to those that are let in by it, as one user."""
+    ends = {
+        "POSTGRES_PASSWORD": {"postgres"},  # its administrator: nobody else is
+        "MLFLOW_DATABASE_PASSWORD": {"postgres", "mlflow"},
+        "PREFECT_DATABASE_PASSWORD": {"postgres", "prefect"},
+        "S3_PASSWORD": {"storage", "mlflow"},
+        "MLFLOW_SECRET_KEY": {"mlflow"},
+        "REVIEWER_PASSWORD": {"mlflow", "accounts"},
+        "TRAINER_PASSWORD": {"accounts", "deployment", "worker", "worker-gpu"},
+        "OPERATOR_PASSWORD": {"prefect", "deployment", "worker", "worker-gpu"},
+    }
+    found, keys = {}, {}
+    for name, service in SERVICES.items():
+        for key, value in service.get("environment", {}).items():
+            for secret in re.findall(r"\$\{(\w+):\?\}", value):
+                found.setdefault(secret, set()).add(name)
+                keys.setdefault((name, secret), []).append(key)
+    assert found == ends
+    assert {where: names for where, names in keys.items() if len(names) > 1} == {}
+    outside = re.sub(r"(?m)^      \w+: .*$|^  \w+: .*$|^#.*$", "", TEXT)
+    assert not re.search(r"\$\{\w+:\?\}", outside), "a secret on a command line is seen by whoever lists processes"
+
+
+def test_databases_have_the_users_that_the_addresses_name():
+    made = (ROOT / "docker/databases.sql").read_text()
+    for name, key in {"mlflow": "MLFLOW_BACKEND_STORE_URI", "prefect": "PREFECT_API_DATABASE_CONNECTION_URL"}.items():
+        variable = f"{name.upper()}_DATABASE_PASSWORD"
+        assert f"//{name}:${{{variable}:?}}@postgres/{name}" in environment(name)[key]
+        assert f"\\getenv {name}_password {variable}" in made
+        assert f"CREATE ROLE {name} LOGIN PASSWORD :'{name}_password';" in made
+        assert f"CREATE DATABASE {name} OWNER {name};" in made
+        assert variable in environment("postgres")
+
+
+@pytest.mark.parametrize("name", ["mlflow", "accounts", "prefect", "deployment", "worker", "worker-gpu"])
+def test_services_reach_each_other_past_a_proxy(name):
+    hosts = environment(name)["no_proxy"].split(",")
+    assert {"127.0.0.1", "localhost", "mlflow", "prefect", "postgres", "storage"} == set(hosts)
+    assert environment(name)["NO_PROXY"] == environment(name)["no_proxy"]
+
+
+def test_the_image_waits_without_spinning_and_a_person_may_switch_the_hub_on():
+    dockerfile = (ROOT / "docker/Dockerfile").read_text()
+    assert re.search(r"\bOMP_WAIT_POLICY=passive\b", dockerfile)
+    for name in ("deployment", "worker", "worker-gpu"):
+        assert environment(name)["HF_HUB_OFFLINE"] == "${HF_HUB_OFFLINE:-1}"
+
+
+def test_folders_that_volumes_are_mounted_on_belong_to_the_worker():
+    made = re.search(r"mkdir -p (.+?) && chown -R worker \.", (ROOT / "docker/Dockerfile").read_text())[1].split()
+    mounted = [volume.split(":")[1] for volume in SERVICES["worker"]["volumes"]]
+    assert [path.removeprefix("/home/worker/project/") for path in mounted] == made

@@ -13,9 +13,11 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+import speech_rba
 from flows import stages
 from flows.pipeline import pipeline, results_table, serve
 
+PROJECT = ":".join(str(Path(module.__file__).parents[1]) for module in (speech_rba, stages))
 STAGE = """
 import ctypes, pathlib, signal, sys, time
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage does
@@ -85,7 +87,7 @@ def run_pipeline() -> dict[str, str]:
 def start_flow(url: str) -> subprocess.Popen:
     """The flow as a service starts it: without $SHELL, DVC runs a stage in sh, which would outlive both."""
     env = {k: v for k, v in os.environ.items() if k != "SHELL"}
-    env |= {"PREFECT_API_URL": url, "PYTHONPATH": str(Path(stages.__file__).parents[1])}
+    env |= {"PREFECT_API_URL": url, "PYTHONPATH": PROJECT}
     command = [sys.executable, "-m", "flows.pipeline"]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -135,7 +137,7 @@ def test_nothing_follows_a_stage_that_failed(toy, server):
     output, _ = flow.communicate(timeout=120)
     assert flow.returncode == 1
     last = output[output.index("error: middle@x exited with") :]
-    assert "error: no luck today" in last and "failed to reproduce 'middle@x'" in last
+    assert last.rstrip().endswith("error: no luck today")
     assert "Task run 'last' - Finished in state NotReady" in output
     assert "last" not in Path("runs.txt").read_text().split()
 
@@ -197,6 +199,9 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path, monkeypatch):
     Path(".git").mkdir()
     with pytest.raises(ValueError, match="run: dvc init"):
         stages.check_project()
+    Path(".dvc").mkdir()
+    with pytest.raises(ValueError, match=r"git does not read .*not a git repository"):  # .git is empty
+        stages.check_project()
 
 
 def test_results_table():
@@ -218,3 +223,40 @@ def test_a_lock_goes_with_an_owner_that_nobody_collected(tmp_path):
     stages.drop_stale_lock(lock)
     assert not lock.exists()
     dead.wait()
+
+
+def refusal(url: str, auth: str = "", module: str = "flows.pipeline") -> str:
+    """The one line that a command ends with, which the server at `url` does not let in."""
+    env = os.environ | {"PREFECT_API_URL": url, "PYTHONPATH": PROJECT, "PREFECT_API_AUTH_STRING": auth}
+    command = [sys.executable, "-m", module, "work/clone"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: Prefect at {url}: "), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("module", ["flows.pipeline", "flows.deployment"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "127.0.0.1:4200/api", "http://host.invalid/api"])
+def test_a_server_that_does_not_answer_is_one_line(toy, url, module):
+    assert "set PREFECT_API_URL to http://HOST:PORT/api" in refusal(url, module=module)
+
+
+def test_a_wrong_password_is_one_line(toy, tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("guarded")
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "operator:right")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with temporary_settings({PREFECT_HOME: home}):
+        url = serve()
+    for auth in ("", "operator:wrong"):
+        assert "set PREFECT_API_AUTH_STRING to USER:PASSWORD" in refusal(url, auth)
+
+
+def test_a_graph_that_dvc_cannot_read_is_the_runs_one_line(toy, server):
+    Path("dvc.yaml").write_text("stages: {first: {cmd: 1}}")
+    flow = start_flow(server)
+    output, _ = flow.communicate(timeout=120)
+    assert flow.returncode == 1 and "Traceback" not in output
+    assert (
+        output.splitlines()[-1].startswith("error: DVC cannot read the pipeline: ") or "\nerror: DVC cannot" in output
+    )

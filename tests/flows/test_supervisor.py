@@ -1,4 +1,7 @@
-"""`make up` for real: both servers, a worker, scheduled and killed runs, in a project of three tiny stages."""
+"""`make up` for real: both servers, a worker, scheduled and killed runs, in a project of two tiny stages.
+
+The folder's name has blanks, the machine knows no git identity, and its proxy answers nobody.
+"""
 
 import json
 import os
@@ -18,8 +21,10 @@ import pytest
 from browser import CHROMIUM, Browser
 
 from flows import supervisor
+from speech_rba.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+DEAD_PROXY = "http://127.0.0.1:9"
 STAGE = """
 import ctypes, pathlib, signal, sys, time
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage does
@@ -41,9 +46,10 @@ stages:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    files = {"dvc.yaml": DVC_YAML, "stage.py": STAGE, "params.yaml": "synthesize:\n  seed: 1\n"}
+    folder = tmp_path_factory.mktemp("projects") / "it's a (pröject)"
+    for name in ("flows", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    files = {"dvc.yaml": DVC_YAML, "stage.py": STAGE, "params.yaml": (ROOT / "params.yaml").read_text()}
     files[".gitignore"] = "work\nmlruns\n__pycache__\n*.txt\n/first\n/last\n"
     for name, text in files.items():
         (folder / name).write_text(text)
@@ -64,7 +70,10 @@ class Up:
     def __init__(self, project: Path):
         self.project, ports = project, [free_port(), free_port()]
         env = {k: v for k, v in os.environ.items() if k not in ("SHELL", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
-        env |= {"PYTHONPATH": str(project), "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+        env |= {"PYTHONPATH": f"{project}/src:{project}", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+        env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        env = {k: v for k, v in env.items() if k.lower() != "no_proxy"}
+        env |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"), DEAD_PROXY)
         env["PREFECT_WORKER_QUERY_SECONDS"] = "3"
         command = [sys.executable, "-m", "flows.supervisor", "--mlflow-port", str(ports[0]), "--prefect-port"]
         with open(project / "up.txt", "w") as output:
@@ -173,7 +182,8 @@ def test_a_run_leaves_a_commit_and_an_unchanged_one_computes_nothing(up, project
     assert state["type"] == "COMPLETED", state
     assert runs(project) == ["first", "last"]
     assert "seed: 7" in git(project, "show", "nightly:params.yaml")
-    assert "lastfirstsynthesize" in (project / "work/nightly/last").read_text()
+    made = (project / "work/nightly/last").read_text()
+    assert made.startswith("lastfirst# The only place") and "\n  seed: 7\n" in made
     commit = git(project, "rev-parse", "nightly").strip()
     assert state["message"].startswith(f"commit {commit[:12]}")
     again = up.wait_for_end(up.start_run())
@@ -187,8 +197,7 @@ def test_a_schedule_that_a_person_sets_makes_runs_and_outlives_another_deploy(up
     chosen = {"flow_runs": {"deployment_id": {"any_": [up.deployment]}, "tags": {"all_": ["auto-scheduled"]}}}
     done = {"flow_runs": chosen["flow_runs"] | {"state": {"type": {"any_": ["COMPLETED"]}}}}
     wait_for(lambda: up.ask("/flow_runs/filter", done), 120, lambda: up.ask("/flow_runs/filter", chosen))
-    env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": str(project)}
-    subprocess.run([sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True)
+    deploy(up, project, "local")
     deployment = json.loads(get(f"{up.prefect}/api/deployments/{up.deployment}"))
     [kept] = deployment["schedules"]
     assert kept["active"] and kept["schedule"]["interval"] == 10
@@ -219,6 +228,36 @@ def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp
     [made] = json.loads(get(schedules))
     assert made["active"] and made["schedule"]["interval"] == 3600
     get(f"{schedules}/{made['id']}", "DELETE")
+
+
+def deploy(up: Up, project: Path, pool: str) -> dict[str, str]:
+    """The environment in which the deployment was made for the pool."""
+    env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": f"{project}/src:{project}"}
+    env |= {"SPEECH_RBA_POOL": pool, "PREFECT_WORKER_QUERY_SECONDS": "3"}
+    subprocess.run([sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True)
+    return env
+
+
+def test_a_worker_of_another_pool_runs_nightly_and_a_pool_reaps_its_own_runs_alone(up, project):
+    try:
+        deploy(up, project, "third")
+        path = f"/deployments/{up.deployment}/create_flow_run"
+        lost = up.ask(path, {"state": {"type": "PENDING"}})["id"]
+        for pool, state in (("gpu", "PENDING"), ("third", "CRASHED")):
+            reaper = supervisor.Prefect(up.api.api, "", pool)
+            for _ in range(2):
+                patiently(reaper.reap)
+            assert up.state(lost)["type"] == state
+        env = deploy(up, project, "gpu")
+        worker = subprocess.Popen([sys.executable, "-m", "flows.worker", "gpu"], cwd=project, env=env)
+        assert up.wait_for_end(up.start_run())["type"] == "COMPLETED"
+        everyone = psutil.Process(worker.pid).children(recursive=True)
+        assert everyone
+        worker.terminate()
+        worker.wait(30)
+        wait_for(lambda: all(gone(p) for p in everyone), 5)
+    finally:
+        deploy(up, project, "local")
 
 
 def flow_processes(up: Up) -> list[psutil.Process]:
@@ -354,3 +393,26 @@ def test_nobody_outlives_the_supervisor(up, project, sign):
     up.process.wait(60)
     wait_for(lambda: all(gone(p) for p in everyone), 15, lambda: [p for p in everyone if not gone(p)])
     up.wake()
+
+
+def test_a_renamed_project_runs_under_its_new_name(up, project):
+    if up.process.poll() is None:
+        up.process.terminate()
+        up.process.wait(60)
+    before, renamed = up.deployment, project.rename(project.with_name("another name"))
+    up.__init__(renamed)
+    assert up.deployment == before
+    state = up.wait_for_end(up.start_run(seed=41))
+    assert state["type"] == "COMPLETED", state
+    commit = git(renamed, "rev-parse", "nightly").strip()
+    assert state["message"].startswith(f"commit {commit[:12]}")
+    assert "seed: 41" in git(renamed, "show", "nightly:params.yaml")
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} of 127.0.0.1 cannot be used \(.*\): stop") as said:
+            supervisor.check_port(port, "--mlflow-port")
+    assert f"make up ARGS='--mlflow-port {port + 1}'" in str(said.value) and "\n" not in str(said.value)
+    supervisor.check_port(port, "--mlflow-port")  # it is free again
