@@ -1,9 +1,10 @@
 """IFEval's verifiable instructions (arXiv 2311.07911): whether a response does what was asked, checked by code.
 
-The 25 types of IFEval, their names and their arguments are those of the official prompts (input_data.jsonl), and the
-verdicts are those of the official code, oddities included, so that a file in that form is scored as it is there. Where
-the official code draws at random, ours does not: its language detector has no seed, and of a "letter" that is none (one
-prompt has `#`, one `!`) it counts some letter instead. `OWN` are types of this project, for its own suites and rewards.
+The 25 types of IFEval, their names and their arguments are those of the official prompts (input_data.jsonl), and
+the verdicts are those of the official code, oddities included, so that a file in that form is scored as it is there.
+Where the official code draws at random, ours does not: its language detector has no seed, and of a "letter" that is
+none (one prompt has `#`, one `!`) it counts some letter instead. `OWN` are types of this project, for its own suites
+and rewards.
 """
 
 import json
@@ -44,9 +45,9 @@ def is_language(text: str, language: str) -> bool:
 
 @cache
 def sentence_splitter() -> "PunktSentenceTokenizer":
-    """Punkt with the English parameters that NLTK offers for download as `punkt_tab`; a package carries its tables.
+    """Punkt with the English parameters that NLTK offers for download as `punkt_tab`; a package carries the tables.
 
-    NLTK's own loader takes files of its download folders alone.
+    NLTK's own loader reads its download folders alone.
     """
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # seconds to import
 
@@ -182,7 +183,8 @@ def capital_word_frequency(text: str, capital_frequency: int, capital_relation: 
     from nltk.tokenize import NLTKWordTokenizer
 
     words = NLTKWordTokenizer()  # takes the full stop off the last word alone, so it is given sentences
-    capitals = [w for sentence in sentence_splitter().tokenize(text) for w in words.tokenize(sentence) if w.isupper()]
+    sentences = sentence_splitter().tokenize(text)
+    capitals = [word for sentence in sentences for word in words.tokenize(sentence) if word.isupper()]
     return compare(len(capitals), capital_relation, capital_frequency)
 
 
