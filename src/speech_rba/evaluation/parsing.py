@@ -9,7 +9,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-PLAIN = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
+PLAIN = {ord(sign): "'" for sign in "‘’‛ʼ′"} | {ord(sign): '"' for sign in "“”‟″"} | {
+    ord(sign): "-" for sign in "‐‒–—―−"
+}
 DECORATION = re.compile(r"[*_`#$⟨⟩⟪⟫]|\\boxed|\\text")
 INITIALS = re.compile(r"\b(?:[A-Z]\.\s?){2,}(?=[A-Z][a-z])")
 LONG_ASIDE = re.compile(r"\(([^()\n]{2,})\)")
