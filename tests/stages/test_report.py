@@ -273,6 +273,36 @@ def test_headline_says_what_the_intervals_say():
     assert sign(-0.2, -0.1) == "worse"
 
 
+def test_headline_compares_refusals_only_where_the_text_system_refuses():
+    gap = {"difference": 0.1, "sign": "better"}
+    item = {"suite": "unsafe", "metric": "refused", "hard": True, "best": "rba", "over_base": gap, "against": gap,
+            "num_rows": 20}  # fmt: skip
+    nothing = "The text system refuses no request, so there are no refusals to compare."
+    assert headline([item | {"text": 0.0}]) == nothing
+    assert "rba beats the cascade on unsafe (+10.0 points requests refused" in headline([item | {"text": 0.5}])
+    both = headline([item | {"text": 0.0}, item | {"suite": "qa", "metric": "accuracy", "text": 0.0}])
+    assert "on qa" in both and "unsafe" not in both
+
+
+def test_the_share_unparsed_stands_beside_the_accuracy_of_a_choice(artifacts, tmp_path):
+    """Spoken QA as a suite of choices in which text gives no letter to 25 % and rba to 12.5 % of the clips."""
+    copy = tmp_path / "evaluate"
+    shutil.copytree(artifacts["evaluation"], copy)
+    scores = json.loads((copy / "scores.json").read_text())
+    shares = {"text": 0.25, "rba": 0.125}
+    scores["scores"] += [
+        score | {"metric": "unparsed", "value": shares.get(score["system"], 0.0)}
+        for score in scores["scores"]
+        if (score["suite"], score["metric"]) == ("spoken_qa", "accuracy")
+    ]
+    (copy / "scores.json").write_text(json.dumps(scores))
+    run(load_params(), **artifacts | {"evaluation": copy, "out": tmp_path / "report"})
+    page = (tmp_path / "report/index.html").read_text()
+    table = page[page.index("<h3>spoken qa: accuracy") :].split("</section>")[0]
+    assert table.count("25.0 % unparsed") == 1 and table.count("12.5 % unparsed") == 1 + len(CONDITIONS)
+    assert "unparsed" not in page[page.index("<h3>alignment: ") :].split("</section>")[0]
+
+
 def test_examples_vary_and_begin_with_the_hard_conditions():
     def answer(number: int, condition: str, voice: str) -> Answer:
         return Answer(

@@ -146,8 +146,9 @@ def _values(answers: list[Answer], metric: str) -> dict[str, dict[str, tuple[str
 def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict:
     """The best method of a suite over its hard clips (all, where none is hard) against every other that hears speech.
 
-    Keys: suite, metric, hard, best, num_clips, num_rows, pairs ({system, difference, low, high, p_value, sign}),
-    against and over_base (the pairs with the cascade and with base). The best is chosen by the mean on the same clips.
+    Keys: suite, metric, text (the text system's score), hard, best, num_clips, num_rows, pairs ({system, difference,
+    low, high, p_value, sign}), against and over_base (the pairs with the cascade and with base). The best is chosen by
+    the mean on the same clips.
     """
     metric = primary_metric(results.scores, suite)
     spoken = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
@@ -168,6 +169,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     return {
         "suite": suite,
         "metric": metric,
+        "text": _scores(results.scores, suite, metric)["text"]["text"]["value"],
         "hard": bool(hard),
         "best": best,
         "num_clips": len(values[best]),
@@ -184,8 +186,14 @@ def sign(low: float, high: float) -> str:
 
 
 def headline(verdicts: list[dict]) -> str:
-    """How the best method stands to the cascade in the hard conditions, suite by suite, and what of it is alignment."""
-    told = [verdict for verdict in verdicts if verdict["hard"]] or verdicts
+    """How the best method stands to the cascade in the hard conditions, suite by suite, and what of it is alignment.
+
+    Refusals are compared only where the text system refuses: they are right or wrong by it.
+    """
+    told = [verdict for verdict in verdicts if verdict["metric"] != "refused" or verdict["text"] > 0]
+    if not told:
+        return "The text system refuses no request, so there are no refusals to compare."
+    told = [verdict for verdict in told if verdict["hard"]] or told
     if (most := max(verdict["num_rows"] for verdict in told)) < MIN_ROWS:
         return f"Only {most} held-out texts were answered: too few to tell the systems apart."
     told = [verdict for verdict in told if verdict["num_rows"] >= MIN_ROWS]
@@ -211,12 +219,14 @@ def headline(verdicts: list[dict]) -> str:
 def score_table(results: Results, suite: str, metric: str) -> dict:
     """One row a system, one column a condition: {suite, metric, primary, conditions, num, text, systems, wer}.
 
-    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best}.
+    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best}, and {unparsed}, the share
+    of choices, in the accuracy of a suite that has some.
     """
-    cells: dict[str, dict[str, dict]] = {}
-    for score in results.scores["scores"]:
-        if (score["suite"], score["metric"]) == (suite, metric):
-            cells.setdefault(score["system"], {})[score["condition"]] = score
+    cells = _scores(results.scores, suite, metric)
+    if metric == "accuracy":
+        for system, by_condition in _scores(results.scores, suite, "unparsed").items():
+            for condition, share in by_condition.items():
+                cells[system][condition] |= {"unparsed": share["value"]}
     spoken = {condition for system in cells for condition in cells[system] if system != "text"}
     conditions = [condition for condition in ("all", *CONDITIONS) if condition in spoken]
     for condition in conditions:
@@ -235,6 +245,15 @@ def score_table(results: Results, suite: str, metric: str) -> dict:
         "systems": [(i, name, cells[name]) for i, name in enumerate(results.systems) if name != "text"],
         "wer": word_error_rates(results.scores, suite),
     }
+
+
+def _scores(scores: dict, suite: str, metric: str) -> dict[str, dict[str, dict]]:
+    """The scores of a suite by system and condition."""
+    found: dict[str, dict[str, dict]] = {}
+    for score in scores["scores"]:
+        if (score["suite"], score["metric"]) == (suite, metric):
+            found.setdefault(score["system"], {})[score["condition"]] = dict(score)
+    return found
 
 
 def word_error_rates(scores: dict, suite: str) -> dict[str, dict[str, float]]:
