@@ -51,6 +51,17 @@ PACKAGES = {
         },
         pip_flags=" --no-deps",
     ),
+    "llama-index-core": Package(  # for NLTK's English sentence splitter, which it carries as tables; never imported
+        "0.14.25",
+        "llama_index/core/_static/nltk_cache/tokenizers/punkt_tab/english",
+        {
+            "abbrev_types.txt": "92a3e070f43d9b4c5534758ca40ad7343b04e7e29bfe0c2eb658a39445a4f779",
+            "collocations.tab": "8e2da1225e4dd2cc9dba261ee231ccb134859e21b46006e7f472c5ee269af0cf",
+            "ortho_context.tab": "4bbcca25ed3d3f06c02402abf8419b9f033b8adc06e7b482eca4e45f81a5dc4c",
+            "sent_starters.txt": "f3f8535483e1dba487241b764945168123bca3209a9645e59acd1225dc76edac",
+        },
+        pip_flags=" --no-deps",
+    ),
     "hibari-tts": Package(
         "0.2.1",
         "hibari/assets",

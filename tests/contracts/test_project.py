@@ -18,7 +18,7 @@ ARROWS = {  # what a part of the package may import of it
     "records": set(),
     "assets": {"params"},
     "synthesis": {"assets", "params", "records", "model"},
-    "data": {"params", "records"},
+    "data": {"assets", "params", "records"},
     "model": {"assets", "params", "records", "data"},
     "training": {"data", "model", "params", "records"},
     "evaluation": {"data", "model", "params", "records"},
