@@ -1,14 +1,16 @@
 """Typed view of params.yaml, which alone holds values: a missing, unknown or mistyped key is an error."""
 
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from speech_rba.errors import UserError
+from speech_rba.records import ALIGNMENT, Condition
 
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
@@ -213,10 +215,42 @@ class Report(Group):
     num_examples: PositiveInt
 
 
+class Limits(Group):
+    min_common_rows: PositiveInt
+    max_text_drop: Annotated[float, Ge(0)]
+    max_refusal_drop: Share
+    max_length_ratio: Annotated[float, Ge(1)]
+    max_wer_rise: Annotated[float, Ge(0)]
+
+
+# the metrics of which more is better: of synthesized rows, and of suites by the kind of their questions
+ALIGNMENT_METRICS = ("token_f1", "agreement", "reference_logp", "teacher_pmi", "relevance")
+SUITE_METRICS = ("accuracy", "refused", "followed", "followed_loosely", "chrf", "teacher_pmi")
+
+
 class Register(Group):
-    model_name: str
+    # MLflow takes no "/" or ":" and 256 characters, of which "-candidates" needs 11; a quote would end its filters
+    model_name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     rank_by: str
     num_check_clips: PositiveInt
+    limits: Limits
+
+    @field_validator("rank_by")
+    @classmethod
+    def _names_what_can_be_scored(cls, rank_by: str) -> str:
+        parts = rank_by.split("/")
+        if len(parts) != 3:
+            raise ValueError("set it to suite/condition/metric")
+        suite, condition, metric = parts
+        conditions = ("all", "hard", *get_args(Condition))
+        if condition not in conditions:
+            raise ValueError(f"there is no condition {condition!r}; there are {', '.join(conditions)}")
+        metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
+        if metric not in metrics:
+            raise ValueError(
+                f"{suite} has no metric {metric!r} of which more is better; set one of {', '.join(metrics)}"
+            )
+        return rank_by
 
 
 class Params(Group):
@@ -236,12 +270,36 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_scored(self) -> "Params":
-        suites = ["alignment", *(Path(suite).name for suite in self.evaluate.suites)]
-        suite, *rest = self.register_.rank_by.split("/")
-        if suite not in suites or len(rest) != 2:
+        suites = [ALIGNMENT, *self._suite_names()]
+        if self.register_.rank_by.split("/")[0] not in suites:
             raise ValueError(
                 f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; "
                 f"it is {self.register_.rank_by!r}"
+            )
+        return self
+
+    def _suite_names(self) -> list[str]:
+        suites = self.evaluate.suites
+        return list(suites) if isinstance(suites, dict) else [Path(suite).name for suite in suites]
+
+    @model_validator(mode="after")
+    def _suites_that_mlflow_can_name(self) -> "Params":
+        for name in self._suite_names():
+            if name == ALIGNMENT or not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(
+                    f"evaluate.suites has {name!r}: name a suite with letters, digits, '_', '-' and '.' alone, and not "
+                    f"{ALIGNMENT}, as the synthesized rows are"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_to_check_with(self) -> "Params":
+        texts = self.synthesize
+        rows = texts.num_instructions + texts.num_questions + texts.num_constrained + texts.num_translations
+        if self.register_.num_check_clips > (expected := int(rows * texts.test_share)):
+            raise ValueError(
+                f"register.num_check_clips is {self.register_.num_check_clips}, and {rows} rows with "
+                f"synthesize.test_share {texts.test_share} give {expected} test rows: lower it to at most that"
             )
         return self
 

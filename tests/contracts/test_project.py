@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/speech_rba"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ARROWS = {  # what a part of the package may import of it
-    "params": set(),
+    "params": {"records"},
     "records": set(),
     "assets": {"params"},
     "synthesis": {"assets", "params", "records", "model"},
@@ -17,7 +17,7 @@ ARROWS = {  # what a part of the package may import of it
     "model": {"assets", "params", "records", "data"},
     "training": {"data", "model", "params", "records"},
     "evaluation": {"data", "model", "params", "records"},
-    "tracking": {"params"},
+    "tracking": {"evaluation", "params", "records"},
 }
 
 

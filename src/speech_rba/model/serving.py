@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 
 
@@ -17,11 +18,25 @@ class Student(mlflow.pyfunc.PythonModel):
         bundle = Path(context.artifacts["bundle"])
         self.answer = load_answerer(bundle / "base", bundle / "adapter")
 
-    def predict(self, context, model_input: pd.DataFrame, params=None) -> list[str]:
-        """The answer to each recording of column `audio`, the bytes of a WAV or FLAC file."""
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
+        """One row a recording of column `audio`, the bytes of an audio file: its `answer`, or the `error` that says why
+        it has none. Of the two texts one is empty where the other is not, but for a student that says nothing.
+        """
+        results = [self.read(audio, number) for number, audio in enumerate(model_input["audio"], 1)]
+        clips = [clip for clip, error in results if not error]
+        answers = iter(self.answer(clips) if clips else [])
+        rows = [("", error) if error else (next(answers).response, "") for _, error in results]
+        return pd.DataFrame(rows, columns=["answer", "error"], dtype=object)
+
+    def read(self, audio: bytes, number: int) -> tuple[np.ndarray | None, str]:
+        """The samples of a recording; without them why it cannot be read, by its number in the request."""
         from speech_rba.data.audio import read_audio
 
-        return [result.response for result in self.answer([read_audio(io.BytesIO(b)) for b in model_input["audio"]])]
+        file = io.BytesIO(audio)
+        try:
+            return read_audio(file), ""
+        except ValueError as error:  # also numpy's, of a header that lies
+            return None, f"recording {number}: {str(error).replace(str(file), 'it')}"
 
 
 mlflow.models.set_model(Student())
