@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from annotated_types import Ge, Gt, Interval, Len, MinLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from speech_rba.errors import UserError
 from speech_rba.records import ALIGNMENT, Condition
@@ -16,11 +23,29 @@ Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Gt(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-Range = Annotated[list[float], MinLen(2)]
+
+
+def _ordered(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound comes first: write [{bounds[1]}, {bounds[0]}]")
+    return bounds
+
+
+Range = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]
+
+
+def _suite_name(name: str) -> str:
+    """A part of folders, clip ids and metric names: `-` and `/` separate there, and one letter begins a row's id."""
+    if name == "alignment" or not re.fullmatch(r"[a-z][a-z0-9_]+", name):
+        raise ValueError("name a suite with two or more small letters, digits and _, and not alignment")
+    return name
+
+
+SuiteName = Annotated[str, AfterValidator(_suite_name)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Assets(Group):
@@ -39,6 +64,7 @@ class Synthesize(Group):
     num_questions: Count
     num_constrained: Count
     num_translations: Count
+    validation_share: Share
     test_share: Share
     temperature: Positive
     top_p: Share
@@ -53,10 +79,9 @@ class Synthesize(Group):
 
 class Voice(Group):
     seed: int
-    num_workers: PositiveInt
     train_clips_per_row: PositiveInt
-    max_suite_questions: Count
     heldout_voices: list[str]
+    validation_voices: list[str]
     rate: Range
     pitch_semitones: Range
     level_db: Range
@@ -108,10 +133,11 @@ class Acoustics(Group):
     save_steps: PositiveInt
 
 
-class Features(Group):
-    batch_size: PositiveInt
-    top_k: PositiveInt
-    max_tokens: PositiveInt
+class Suite(Group):
+    max_questions: PositiveInt
+    validation_share: Share
+    conditions_per_recording: Count
+    seed: int
 
 
 class Validate(Group):
@@ -136,6 +162,8 @@ class Base(Group):
     temperature: Positive
     min_doubt: Annotated[float, Ge(0)]
     adapter_min_doubt: Annotated[float, Ge(0)]
+    max_transcript_tokens: PositiveInt
+    max_completion_tokens: PositiveInt
 
     @model_validator(mode="after")
     def _doubt_needs_alternatives(self) -> "Base":
@@ -202,13 +230,10 @@ class Alarms(Group):
 
 
 class Evaluate(Group):
-    batch_size: PositiveInt
-    max_completion_tokens: PositiveInt
     num_bootstrap: PositiveInt
     seed: int
-    conditions_per_recording: Count
     alarms: Alarms
-    suites: list[str]
+    suites: Annotated[dict[SuiteName, str], MinLen(1)]
 
 
 class Report(Group):
@@ -235,23 +260,6 @@ class Register(Group):
     num_check_clips: PositiveInt
     limits: Limits
 
-    @field_validator("rank_by")
-    @classmethod
-    def _names_what_can_be_scored(cls, rank_by: str) -> str:
-        parts = rank_by.split("/")
-        if len(parts) != 3:
-            raise ValueError("set it to suite/condition/metric")
-        suite, condition, metric = parts
-        conditions = ("all", "hard", *get_args(Condition))
-        if condition not in conditions:
-            raise ValueError(f"there is no condition {condition!r}; there are {', '.join(conditions)}")
-        metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
-        if metric not in metrics:
-            raise ValueError(
-                f"{suite} has no metric {metric!r} of which more is better; set one of {', '.join(metrics)}"
-            )
-        return rank_by
-
 
 class Params(Group):
     assets: Assets
@@ -259,7 +267,7 @@ class Params(Group):
     voice: Voice
     ears: Ears
     acoustics: Acoustics
-    features: Features
+    suite: Suite
     validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel owns the plain names
     gate: Gate
     base: Base
@@ -270,26 +278,19 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_scored(self) -> "Params":
-        suites = [ALIGNMENT, *self._suite_names()]
-        if self.register_.rank_by.split("/")[0] not in suites:
+        rank_by, suites = self.register_.rank_by, [ALIGNMENT, *self.evaluate.suites]
+        suite, *rest = rank_by.split("/")
+        if suite not in suites or len(rest) != 2:
             raise ValueError(
-                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; "
-                f"it is {self.register_.rank_by!r}"
+                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is {rank_by!r}"
             )
-        return self
-
-    def _suite_names(self) -> list[str]:
-        suites = self.evaluate.suites
-        return list(suites) if isinstance(suites, dict) else [Path(suite).name for suite in suites]
-
-    @model_validator(mode="after")
-    def _suites_that_mlflow_can_name(self) -> "Params":
-        for name in self._suite_names():
-            if name == ALIGNMENT or not re.fullmatch(r"\w[\w.-]*", name):
-                raise ValueError(
-                    f"evaluate.suites has {name!r}: name a suite with letters, digits, '_', '-' and '.' alone, and not "
-                    f"{ALIGNMENT}, as the synthesized rows are"
-                )
+        metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
+        for what, given, known in (
+            ("condition", rest[0], ("all", "hard", *get_args(Condition))),
+            (f"metric of {suite}", rest[1], metrics),
+        ):
+            if given not in known:
+                raise ValueError(f"register.rank_by is {rank_by!r}: set its {what} to one of {', '.join(known)}")
         return self
 
     @model_validator(mode="after")
@@ -374,6 +375,9 @@ def _wrong(error: dict) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})"
 
 
+NAMED_BY_USERS = {"evaluate.suites"}  # mappings without keys of ours: an overlay's replaces the whole
+
+
 def merge(values: dict, changes: dict, where: str = "") -> dict:
     """`values` with the leaves of `changes` in place of its own.
 
@@ -382,7 +386,9 @@ def merge(values: dict, changes: dict, where: str = "") -> dict:
     """
     if unknown := set(changes) - set(values):
         raise UserError(f"unknown parameter {where}{min(unknown)}; allowed here: {', '.join(values)}")
-    nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) else v for k, v in changes.items()}
+    own = {k for k in changes if f"{where}{k}" in NAMED_BY_USERS}
+    nested = {k: merge(values[k], v, f"{where}{k}.") if isinstance(v, dict) and k not in own else v
+              for k, v in changes.items()}  # fmt: skip
     return values | nested
 
 

@@ -61,11 +61,12 @@ class Results:
     synthesis: dict
     voice: dict
     measured: dict
+    suite_minutes: dict[str, float]  # to voice or read, and to hear each suite
     validation: dict
     gate: dict
     training: dict[str, dict]  # by method
     logs: dict[str, list[dict]]  # by method
-    audio: Path
+    recordings: dict[str, Path]  # the file of each clip
 
     @property
     def systems(self) -> list[str]:
@@ -429,7 +430,7 @@ def example(results: Results, clip_id: str) -> dict:
     metric = primary_metric(results.scores, suite)
     transcripts = {"Whisper heard": feature.heard, "student heard": feature.student_heard}
     diffs = {who: word_diff(clip.transcript, text) for who, text in transcripts.items() if text is not None}
-    encoded = base64.b64encode((results.audio / clip.path).read_bytes()).decode()
+    encoded = base64.b64encode(results.recordings[clip_id].read_bytes()).decode()
     row = results.rows.get(row_id) if suite == "alignment" else None
     return {
         "clip": clip,
@@ -462,6 +463,7 @@ def minutes_by_stage(results: Results) -> list[tuple[str, float]]:
         ("synthesize", results.synthesis["minutes"]),
         ("voice", results.voice["minutes"]),
         ("features", results.measured["minutes"]),
+        *((f"suite {name}", minutes) for name, minutes in results.suite_minutes.items()),
         *((f"align {method}", training["minutes"]) for method, training in results.training.items()),
         ("evaluate", results.scores["minutes"]),
     ]
