@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from speech_rba import tracking
+from speech_rba.errors import UserError
 from speech_rba.params import load_params
 from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import register
@@ -26,7 +27,13 @@ class Result:
 def load_answerer(base, adapter):
     """A student in place of the real one: its answer names its weights and the number of samples it heard."""
     weights = (base / "model.safetensors").read_text() + (adapter / "adapter_model.safetensors").read_text()
-    return lambda clips: [Result(f"{weights} {len(clip)}") for clip in clips]
+
+    def answer(clips):
+        if any(len(clip) > 480_000 for clip in clips):
+            raise UserError("a clip is too long")
+        return [Result(f"{weights} {len(clip)}") for clip in clips]
+
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +160,21 @@ def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
         ("qa", "2", "clean", "rba"),
     ]  # fmt: skip
     assert not [p for p in Path("mlruns/artifacts").rglob("*") if p.suffix in {".pkl", ".pt", ".bin"}]
+
+
+def test_a_recording_that_cannot_be_answered_is_named_and_the_others_are_answered(pipeline, tmp_path):
+    register.run(**pipeline)
+    student = tracking.mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
+    soundfile.write("long.flac", np.zeros(480_001, np.float32), 16_000)
+    good, long = Path("voice/1.flac").read_bytes(), Path("long.flac").read_bytes()
+    answered = student.predict(pd.DataFrame({"audio": [good, b"no audio at all", good[:40], long, good]}))
+    assert list(answered["answer"]) == ["baserba 3200", "", "", "", "baserba 3200"]
+    first, broken, cut, too_long, last = answered["error"]
+    assert first == last == ""
+    assert broken.startswith("recording 2 is no readable audio file") and cut.startswith("recording 3 ")
+    assert too_long == "recording 4: a clip is too long"
+    assert "BytesIO" not in broken + cut
+    assert list(student.predict(pd.DataFrame({"audio": [b"x"]}))["answer"]) == [""]
 
 
 def test_registering_twice_gives_one_version(pipeline):

@@ -10,6 +10,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 
+from speech_rba.errors import UserError
+
 
 class Student(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
@@ -19,24 +21,30 @@ class Student(mlflow.pyfunc.PythonModel):
         self.answer = load_answerer(bundle / "base", bundle / "adapter")
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        """One row a recording of column `audio`, the bytes of an audio file: its `answer`, or the `error` that says why
-        it has none. Of the two texts one is empty where the other is not, but for a student that says nothing.
-        """
-        results = [self.read(audio, number) for number, audio in enumerate(model_input["audio"], 1)]
-        clips = [clip for clip, error in results if not error]
-        answers = iter(self.answer(clips) if clips else [])
-        rows = [("", error) if error else (next(answers).response, "") for _, error in results]
-        return pd.DataFrame(rows, columns=["answer", "error"], dtype=object)
-
-    def read(self, audio: bytes, number: int) -> tuple[np.ndarray | None, str]:
-        """The samples of a recording; without them why it cannot be read, by its number in the request."""
+        """A row for each recording of column `audio`, the bytes of an audio file: its `answer`, and the `error`, empty
+        but where the recording cannot be answered; then the answer is empty."""
         from speech_rba.data.audio import read_audio
 
-        file = io.BytesIO(audio)
+        rows, clips = [("", "")] * len(model_input), {}
+        for place, audio in enumerate(model_input["audio"]):
+            try:
+                clips[place] = read_audio(io.BytesIO(audio), f"recording {place + 1}")
+            except UserError as error:
+                rows[place] = ("", str(error))
+        for place, (answer, error) in zip(clips, self.answers(list(clips.values())), strict=True):
+            rows[place] = (answer, error and f"recording {place + 1}: {error}")
+        return pd.DataFrame(rows, columns=["answer", "error"], dtype=object)
+
+    def answers(self, clips: list[np.ndarray]) -> list[tuple[str, str]]:
+        """(answer, error) of each clip; one that cannot be answered, such as a very long one, keeps none from it."""
+        if not clips:
+            return []
         try:
-            return read_audio(file), ""
-        except ValueError as error:  # also numpy's, of a header that lies
-            return None, f"recording {number}: {str(error).replace(str(file), 'it')}"
+            return [(result.response, "") for result in self.answer(clips)]
+        except UserError as error:
+            if len(clips) == 1:
+                return [("", str(error))]
+        return [answer for clip in clips for answer in self.answers([clip])]
 
 
 mlflow.models.set_model(Student())
