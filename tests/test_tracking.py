@@ -383,6 +383,11 @@ def test_a_project_folder_may_be_renamed_and_copied(store, tmp_path, monkeypatch
     assert len(list(Path("mlruns/artifacts").glob("*/models/*/artifacts/MLmodel"))) == 3
 
 
+def test_an_experiment_is_made_as_a_server_makes_it(store):
+    made = store.get_experiment_by_name(NAME)
+    assert made.artifact_location == f"mlflow-artifacts:/{made.experiment_id}"
+
+
 def test_runs_that_an_earlier_version_writes_to_another_folder_are_refused(store, tmp_path):
     here, there = (tmp_path / "mlruns/artifacts").as_uri(), (tmp_path / "elsewhere/mlruns/artifacts").as_uri()
     store.create_experiment("here", here)
