@@ -103,10 +103,14 @@ def show_side_by_side(versions: list[dict]) -> None:
 @app.command()
 def promote(
     version: Annotated[str | None, typer.Argument(help="of the candidates; the newest if not given")] = None,
-    force: Annotated[bool, typer.Option(help="despite an alarm or a check against the champion")] = False,
+    force: Annotated[bool, typer.Option(help="despite an alarm or failed check; needs --reason")] = False,
     reason: Annotated[str, typer.Option(help="goes into the audit log")] = "",
 ) -> None:
-    """Make a candidate the champion, unless it is worse by a limit of register.limits; the old one is previous then."""
+    """Make a candidate the champion; the champion before stays as previous.
+
+    It is refused where an alarm was raised in its training, or where, on the same test items as the champion, it is
+    significantly worse by register.rank_by or worse by more than register.limits allows.
+    """
     from speech_rba import tracking
 
     show_change(tracking.promote(load_params(), version, force, reason))
@@ -127,7 +131,7 @@ def show_change(record: dict) -> None:
     for check in record.get("checks", []):
         print(f"Checked:  {check}")
     if record.get("forced"):
-        print(f"Forced:   {', '.join(record['forced'])}: {record['reason']}")
+        print(f"Forced:   {', '.join(record['forced'])}; {record['reason']}")
     print("Log:      mlruns/audit.jsonl")
     if record["action"] == "promote" and record["from"]:
         print("Undo:     speech-rba rollback")
