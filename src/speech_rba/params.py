@@ -5,7 +5,7 @@ import re
 import sys
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval, Len, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speech_rba.errors import UserError
+from speech_rba.records import ALIGNMENT, Condition
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
 Positive = Annotated[float, Gt(0)]
@@ -247,10 +248,25 @@ class Report(Group):
     num_examples: PositiveInt
 
 
+class Limits(Group):
+    min_common_rows: PositiveInt
+    max_text_drop: Annotated[float, Ge(0)]
+    max_refusal_drop: Share
+    max_length_ratio: Annotated[float, Ge(1)]
+    max_wer_rise: Annotated[float, Ge(0)]
+
+
+# the metrics of which more is better: of synthesized rows, and of suites by the kind of their questions
+ALIGNMENT_METRICS = ("token_f1", "agreement", "reference_logp", "teacher_pmi", "relevance")
+SUITE_METRICS = ("accuracy", "refused", "followed", "followed_loosely", "chrf", "teacher_pmi")
+
+
 class Register(Group):
-    model_name: str
+    # MLflow takes no "/" or ":" and 256 characters, of which "-candidates" needs 11; a quote would end its filters
+    model_name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     rank_by: str
     num_check_clips: PositiveInt
+    limits: Limits
 
 
 class Params(Group):
@@ -270,12 +286,29 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_scored(self) -> "Params":
-        suites = ["alignment", *self.evaluate.suites]
-        suite, *rest = self.register_.rank_by.split("/")
+        rank_by, suites = self.register_.rank_by, [ALIGNMENT, *self.evaluate.suites]
+        suite, *rest = rank_by.split("/")
         if suite not in suites or len(rest) != 2:
             raise ValueError(
-                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; "
-                f"it is {self.register_.rank_by!r}"
+                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is {rank_by!r}"
+            )
+        metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
+        for what, given, known in (
+            ("condition", rest[0], ("all", "hard", *get_args(Condition))),
+            (f"metric of {suite}", rest[1], metrics),
+        ):
+            if given not in known:
+                raise ValueError(f"register.rank_by is {rank_by!r}: set its {what} to one of {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _clips_to_check_with(self) -> "Params":
+        texts = self.synthesize
+        rows = texts.num_instructions + texts.num_questions + texts.num_constrained + texts.num_translations
+        if self.register_.num_check_clips > (expected := int(rows * texts.test_share)):
+            raise ValueError(
+                f"register.num_check_clips is {self.register_.num_check_clips}, and {rows} rows with "
+                f"synthesize.test_share {texts.test_share} give {expected} test rows: lower it to at most that"
             )
         return self
 

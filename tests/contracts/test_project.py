@@ -14,7 +14,7 @@ STAGES = {
 }
 NO_RESULT_DEPENDS_ON = {PACKAGE / name for name in ("errors.py", "params.py", "stages/__init__.py", "__init__.py")}
 ARROWS = {  # what a part of the package may import of it
-    "params": set(),
+    "params": {"records"},
     "records": set(),
     "assets": {"params"},
     "synthesis": {"assets", "params", "records", "model"},
@@ -22,7 +22,7 @@ ARROWS = {  # what a part of the package may import of it
     "model": {"assets", "params", "records", "data"},
     "training": {"data", "model", "params", "records"},
     "evaluation": {"data", "model", "params", "records"},
-    "tracking": {"params"},
+    "tracking": {"evaluation", "params", "records"},
 }
 
 
