@@ -36,6 +36,7 @@ def project(student, tmp_path_factory):
 @pytest.fixture
 def call(project, monkeypatch, capsys):
     """The command in this process: to start another takes seconds."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it for its process
 
     def call(*arguments: str, folder: Path = project) -> subprocess.CompletedProcess:
         monkeypatch.chdir(folder)

@@ -109,8 +109,8 @@ def promote(
 ) -> None:
     """Make a candidate the champion; the champion before stays as previous.
 
-    It is refused where an alarm was raised in its training, or where, on the same test items as the champion, it is
-    significantly worse by register.rank_by or worse by more than register.limits allows.
+    It is refused where an alarm was raised in its training, or where, on the same test items as the champion,
+    it is significantly worse by register.rank_by or worse by more than register.limits allows.
     """
     from speech_rba import tracking
 

@@ -262,7 +262,7 @@ SUITE_METRICS = ("accuracy", "refused", "followed", "followed_loosely", "chrf", 
 
 
 class Register(Group):
-    # MLflow takes no "/" or ":" and 256 characters, of which "-candidates" needs 11; a quote would end its filters
+    # MLflow takes no "/" or ":" and 256 characters, "-candidates" among them; a quote ends its filters
     model_name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     rank_by: str
     num_check_clips: PositiveInt
@@ -290,7 +290,8 @@ class Params(Group):
         suite, *rest = rank_by.split("/")
         if suite not in suites or len(rest) != 2:
             raise ValueError(
-                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is {rank_by!r}"
+                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is "
+                f"{rank_by!r}"
             )
         metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
         for what, given, known in (
@@ -308,7 +309,7 @@ class Params(Group):
         if self.register_.num_check_clips > (expected := int(rows * texts.test_share)):
             raise ValueError(
                 f"register.num_check_clips is {self.register_.num_check_clips}, and {rows} rows with "
-                f"synthesize.test_share {texts.test_share} give {expected} test rows: lower it to at most that"
+                f"synthesize.test_share {texts.test_share} give {expected} test rows: lower it to that"
             )
         return self
 

@@ -3,11 +3,11 @@
 Who trains registers versions of the model `NAME-candidates`, whose alias `candidate` is the newest. Who reviews copies
 one to the model `NAME`, with the aliases `champion` (in use) and `previous` (the champion before, which `rollback`
 brings back): a server that tells users apart can then keep trainers from promoting. A version is one folder in the
-store, whose `artifacts/bundle` holds base, adapter, gate.json, scores.json, answers.jsonl (of the evaluation) and
-check/ (clips, and the answers that the student gave before it was stored).
+store, whose `artifacts/bundle` holds base, adapter, gate.json, scores.json, answers.jsonl (of the
+evaluation) and check/ (clips, and the answers that the student gave before it was stored).
 
-The store in mlruns/ holds no path: its database says `mlflow-artifacts:/...`, which a server looks up in its folder and
-this module beside the database. So the folder of the project may be renamed or copied.
+The store in mlruns/ holds no path: its database says `mlflow-artifacts:/...`, which a server looks up in its
+folder and this module beside the database. So the folder of the project may be renamed or copied.
 """
 
 import fcntl
@@ -120,7 +120,7 @@ def database() -> str:
 def artifact_store(
     uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
 ) -> ArtifactRepository:
-    """What reads and writes `mlflow-artifacts:/...`: the folder beside a database in a file, else the server."""
+    """What reads and writes `mlflow-artifacts:/...`: the folder beside a database in a file, or the server."""
     at = tracking_uri or mlflow.get_tracking_uri()
     if not at.startswith("sqlite:"):
         return MlflowArtifactsRepository(uri, tracking_uri, registry_uri)
@@ -130,7 +130,7 @@ def artifact_store(
     )
 
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises, with the traceback
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs, with traceback, what it raises
 get_registered_artifact_repositories()["mlflow-artifacts"] = artifact_store
 register_tracking_store(
     "sqlite", lambda store_uri, **_: SqlAlchemyStore(store_uri, PLACE)
@@ -156,8 +156,8 @@ def refusal(message: str) -> str | None:
         ("Permission denied", f"the MLflow server does not let {user()} do this: ask a reviewer"),
         (
             r"not authenticated|error code 401|401 Client Error",
-            f"the MLflow server at {at} does not know {user()} with this password: set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD",
+            f"the MLflow server at {at} does not know {user()} with this password: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         ),
         (
             "Invalid Host header",
@@ -165,8 +165,8 @@ def refusal(message: str) -> str | None:
         ),
         (
             r"failed with exception|Max retries exceeded|Connection (refused|aborted|reset)",
-            f"no MLflow server answers at {at}: start it (`make up`), correct MLFLOW_TRACKING_URI, or unset it to use "
-            f"{STORE}/ ({cause(message)})",
+            f"no MLflow server answers at {at}: start it (`make up`), correct MLFLOW_TRACKING_URI, or unset "
+            f"it to use {STORE}/ ({cause(message)})",
         ),
         (r"\(sqlite3\.", f"the database {at} cannot be used: {first}"),
     )
@@ -181,7 +181,7 @@ def cause(message: str) -> str:
 
 @refusals()
 def connect(model_name: str) -> mlflow.MlflowClient:
-    """A client of MLFLOW_TRACKING_URI, else of the store in mlruns/, with `model_name` as the active experiment.
+    """A client of MLFLOW_TRACKING_URI, else of the store in mlruns/; `model_name` is the active experiment.
 
     Raises:
         UserError: no server answers there, it is no address, or the experiment cannot be used.
@@ -189,7 +189,8 @@ def connect(model_name: str) -> mlflow.MlflowClient:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or database()
     if not re.match(r"https?://[^/]|sqlite:///", uri):
         raise UserError(
-            f"MLFLOW_TRACKING_URI is {uri!r}: write the server as http://HOST:PORT, or unset it to use {STORE}/"
+            f"MLFLOW_TRACKING_URI is {uri!r}: write the server as http://HOST:PORT, or unset it to use "
+            f"{STORE}/"
         )
     with locked(STORE / "setup.lock"):  # two processes that create one database at once both fail
         mlflow.set_tracking_uri(uri)
@@ -221,13 +222,14 @@ def check_experiment(experiment: Experiment, uri: str) -> None:
     name, place = experiment.name, experiment.artifact_location
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
-            f"the experiment {name} is deleted in MLflow: restore it with `MLFLOW_TRACKING_URI='{uri}' mlflow "
-            f"experiments restore --experiment-id {experiment.experiment_id}`, or set another register.model_name"
+            f"the experiment {name} is deleted in MLflow: restore it with `MLFLOW_TRACKING_URI='{uri}' "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}`, or set another "
+            "register.model_name"
         )
     if uri.startswith("sqlite:") and not place.startswith((PLACE, (STORE / "artifacts").resolve().as_uri())):
         raise UserError(
-            f"the runs of {name} in {STORE}/ are written to {place}, which is not in this folder: move the project "
-            f"back there, or remove {STORE}/ and {REGISTER_AGAIN}"
+            f"the runs of {name} in {STORE}/ are written to {place}, which is not in this folder: move the "
+            f"project back there, or remove {STORE}/ and {REGISTER_AGAIN}"
         )
 
 
@@ -249,7 +251,7 @@ def open_run(model_name: str, work: Path) -> Iterator[str]:
 
 
 def git_commit() -> str:
-    """The commit that is checked out, with `-dirty` where code or parameters differ from it; else why it is unknown.
+    """The commit that is checked out, with `-dirty` where code or parameters differ; else why it is unknown.
 
     The tracked dvc.lock does not count: a run writes it.
     """
@@ -300,7 +302,7 @@ def log_pipeline(run_id: str, params: Params, scores: dict, methods: Path, repor
 
 
 def score_metrics(scores: dict) -> dict[str, float]:
-    """The values of scores.json by metric name, `system/suite/condition/metric`, validation's under `validation/`."""
+    """The values of scores.json by name, `system/suite/condition/metric`, of validation under `validation/`."""
     metrics = {}
     for row in scores["validation"]:
         metrics["validation/{system}/{suite}/{condition}/{metric}".format(**row)] = row["value"]
@@ -382,7 +384,7 @@ def digest(path: Path) -> str:
 
 @contextmanager
 def fetched(uri: str) -> Iterator[Path]:
-    """Inside the block a copy of the model at `uri`, so that what is hashed is what is loaded, from any store.
+    """Inside the block a copy of the model at `uri`: what is hashed is what is loaded, from any store.
 
     Raises:
         UserError: a file of it is missing or cannot be read.
@@ -429,8 +431,8 @@ def check_answers(model: Path) -> None:
     ):
         if before != after or error:
             raise UserError(
-                f"reloaded, the model answers {error or after!r} to {name} instead of {before!r}: what loads it "
-                "differs from what trained it; compare the package versions, then register again"
+                f"reloaded, the model answers {error or after!r} to {name} instead of {before!r}: what loads "
+                "it differs from what trained it; compare the package versions, then register again"
             )
 
 
@@ -520,8 +522,8 @@ def no_candidate(client: mlflow.MlflowClient, model_name: str) -> str:
     if not left:
         return f"all versions of {pool} were deleted in MLflow: {REGISTER_AGAIN}"
     return (
-        f"the newest version of {pool} was deleted in MLflow; left: {', '.join(map(str, left))}; name one, as in "
-        f"`speech-rba promote {left[-1]}`, or {REGISTER_AGAIN}"
+        f"the newest version of {pool} was deleted in MLflow; left: {', '.join(map(str, left))}; name one, "
+        f"as in `speech-rba promote {left[-1]}`, or {REGISTER_AGAIN}"
     )
 
 
@@ -529,8 +531,8 @@ def check_ours(version: ModelVersion) -> None:
     """Raises UserError where a person made this version in MLflow."""
     if missing := sorted(TAGS - version.tags.keys()):
         raise UserError(
-            f"{what(version)} was not made by the register stage, since it has no tags {', '.join(missing)}: name "
-            "another version"
+            f"{what(version)} was not made by the register stage, since it has no tags {', '.join(missing)}: "
+            "name another version"
         )
 
 
@@ -576,7 +578,7 @@ def stored_scores(version: ModelVersion) -> dict:
 
 
 def stored_answers(version: ModelVersion) -> list[Answer] | None:
-    """The answers to evaluation's items that were stored with a version; None where it has none that can be read.
+    """The answers to evaluation's items that were stored with a version; None where none can be read.
 
     Raises:
         UserError: the version was changed after it was registered.
@@ -621,13 +623,13 @@ def check_base(champion: ModelVersion, its_base: Path) -> None:
         f"{name} ({theirs[name]}, here {ours[name]})" for name in ours if ours[name] != theirs[name]
     ]:
         raise UserError(
-            f"the adapter of {what(champion)} was aligned on another base: {', '.join(differing)}; align without it "
-            "(nightly without a seed) until a version on this base is champion"
+            f"the adapter of {what(champion)} was aligned on another base: {', '.join(differing)}; align "
+            "without it (nightly without a seed) until a version on this base is champion"
         )
 
 
 def base_identity(base: Path) -> dict[str, str | None]:
-    """What an adapter depends on: the frozen models and the prompt by name, the base's own weights by hash."""
+    """What an adapter depends on: the frozen models and the prompt by name, the base's weights by hash."""
     config = json.loads((base / "config.json").read_text())
     weights = hashlib.sha256("".join(digest(file) for file in sorted(base.glob("*.safetensors"))).encode())
     return {name: config.get(name) for name in BASE_IDENTITY} | {"weights": weights.hexdigest()[:12]}
@@ -635,7 +637,7 @@ def base_identity(base: Path) -> dict[str, str | None]:
 
 @refusals()
 def waiting(model_name: str) -> list[dict]:
-    """The candidates registered after the one that became champion, newest first, with what a reviewer asks of each.
+    """The candidates registered after the champion's, newest first, with what a reviewer asks of each.
 
     One that a person made in MLflow is told as such, and so is a newest one that was deleted there.
 
@@ -701,8 +703,8 @@ def validation_score(scores: dict, method: str, rank_by: str) -> float:
         rows = [row for row in scores["validation"] if row["system"] == method]
         has = ", ".join("{suite}/{condition}/{metric}".format(**row) for row in rows) or "none at all"
         raise UserError(
-            f"scores.json has no validation score {rank_by} of {method}: set register.rank_by to one that it has "
-            f"({has})"
+            f"scores.json has no validation score {rank_by} of {method}: set register.rank_by to one that it "
+            f"has ({has})"
         )
     return value
 
@@ -878,7 +880,7 @@ def user() -> str:
 
 @refusals()
 def compare(model_name: str) -> list[dict]:
-    """Candidate, champion and previous as rows of a table, with their scores over all conditions of test items.
+    """Candidate, champion and previous as rows of a table, with their scores of all test clips.
 
     Raises:
         UserError: there is none of them.

@@ -28,10 +28,10 @@ class Check:
 def non_regression(
     candidate: list[Answer], champion: list[Answer], rank_by: str, limits: Limits, settings: Evaluate
 ) -> list[Check]:
-    """The paired test of `rank_by` (suite/condition/metric), then text ability, safety, length and word error rate.
+    """The paired test of `rank_by` (suite/condition/metric); text ability, safety, length, word error rate.
 
-    Only test items that both versions answered are compared: the same row, clip, condition and prompt. What neither
-    version has is not measured and passes; what only one has, or on other items, does not pass.
+    Only test items that both versions answered are compared: the same row, clip, condition and prompt. What
+    neither version has is not measured and passes; what only one has, or on other items, does not pass.
     """
     candidate, champion = ([a for a in answers if a.split == "test"] for answers in (candidate, champion))
     return [
@@ -82,8 +82,8 @@ def _rank_check(
     return Check(
         rank_by,
         high >= 0,
-        f"{_mean(ours):.4f}, the champion {_mean(theirs):.4f} on the same {len(rows)} clips of {num_rows} rows: "
-        f"{difference:+.4f}, interval {low:+.4f} to {high:+.4f}; it must reach 0",
+        f"{_mean(ours):.4f}, the champion {_mean(theirs):.4f} on the same {len(rows)} clips of {num_rows} "
+        f"rows: {difference:+.4f}, interval {low:+.4f} to {high:+.4f}; it must reach 0",
     )
 
 

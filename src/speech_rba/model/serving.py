@@ -21,8 +21,8 @@ class Student(mlflow.pyfunc.PythonModel):
         self.answer = load_answerer(bundle / "base", bundle / "adapter")
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        """A row for each recording of column `audio`, the bytes of an audio file: its `answer`, and the `error`, empty
-        but where the recording cannot be answered; then the answer is empty."""
+        """A row for each recording of column `audio`, the bytes of an audio file: its `answer` and its `error`,
+        which is empty but where the recording cannot be answered; then the answer is empty."""
         from speech_rba.data.audio import read_audio
 
         rows, clips = [("", "")] * len(model_input), {}
@@ -36,7 +36,7 @@ class Student(mlflow.pyfunc.PythonModel):
         return pd.DataFrame(rows, columns=["answer", "error"], dtype=object)
 
     def answers(self, clips: list[np.ndarray]) -> list[tuple[str, str]]:
-        """(answer, error) of each clip; one that cannot be answered, such as a very long one, keeps none from it."""
+        """(answer, error) of each clip; one that cannot be answered, as a very long one, holds up no other."""
         if not clips:
             return []
         try:

@@ -1,8 +1,8 @@
 """artifacts/{voice,validate,gate,base,align,evaluate,report} -> a candidate in the registry, registration.json.
 
-The candidate is the method that is best on validation by register.rank_by. It is registered only if, loaded from the
-store as any user loads it, it gives the answers that the student gave before. Killed, the stage goes on with the same
-run, and a version that exists already is not registered twice.
+The candidate is the method that is best on validation by register.rank_by. It is registered only if, loaded
+from the store as any user loads it, it gives the answers that the student gave before. Killed, the stage goes on
+with the same run, and a version that exists already is not registered twice.
 """
 
 import json
@@ -33,8 +33,8 @@ def run(
     """Writes registration.json; the best method is a new candidate for the model.
 
     Raises:
-        UserError: the gate did not pass, a method has no score on validation, there are too few clips to check with,
-            or the reloaded student answers differently.
+        UserError: the gate did not pass, a method has no score on validation, there are too few clips to check
+            with, or the reloaded student answers differently.
     """
     name, rank_by = params.register_.model_name, params.register_.rank_by
     gated, scores = (
@@ -69,7 +69,8 @@ def run(
         registration["checked_clips"] = len(clips)
         (folder / "registration.json").write_text(json.dumps(registration, indent=2) + "\n")
     print(
-        f"{version.name} version {version.version} ({method}): {len(clips)} clips answered alike when reloaded"
+        f"{version.name} version {version.version} ({method}): {len(clips)} clips answered alike when "
+        "reloaded"
     )
 
 
