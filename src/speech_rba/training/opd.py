@@ -31,9 +31,7 @@ class OpdTrainer(DistillationTrainer):
         return (loss, {}) if return_outputs else loss
 
 
-def own_answers(
-    trainer: Trainer, model: PeftModel, spoken: list[SoftTokens]
-) -> tuple[list[list[int]], torch.Tensor]:
+def own_answers(trainer: Trainer, model: PeftModel, spoken: list[SoftTokens]) -> tuple[list[list[int]], torch.Tensor]:
     """One answer to each prompt, sampled from the student as it is, and the sampler's log-probability of each of the N
     tokens, (N,); the same at the same step, also after a kill."""
     seed = trainer.args.seed * 1_000_003 + trainer.state.global_step

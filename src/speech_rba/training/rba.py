@@ -13,6 +13,7 @@ token of it what could be said instead. With `dense` above 0 the loss has, besid
 teacher on what the student says, over the whole vocabulary and at temperature 1, as in on-policy distillation (opd.py).
 """
 
+import functools
 from collections.abc import Callable
 from statistics import fmean
 
@@ -20,6 +21,7 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
+from speech_rba.model.embedder import load_embedder
 from speech_rba.model.logps import completion_logps, divergence, sampling_kl
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.params import Rba
@@ -113,20 +115,22 @@ def rollout(prompts: list[str], trainer: RbaTrainer) -> dict:
     return {"prompt_ids": [[int(p)] for p in prompts], "completion_ids": completions, "logprobs": logps}
 
 
-def reward_functions(
-    model: PeftModel, examples: list[Example], embed: Callable[[list[str]], torch.Tensor]
-) -> dict[str, Callable]:
-    """The rewards by name, in TRL's form: each takes a batch and returns one number a completion."""
+def reward_functions(model: PeftModel, examples: list[Example], embedder: str) -> dict[str, Callable]:
+    """The rewards by name, in TRL's form: each takes a batch and returns one number a completion.
+
+    `embedder` is an asset name, loaded when first used.
+    """
     student = student_of(model)
     eos = student.tokenizer.eos_token_id
     of = lambda prompts: [examples[int(p)] for p in prompts]  # noqa: E731
+    embed = functools.cache(lambda: load_embedder(embedder))
 
     def teacher_pmi(prompts, completion_ids, **_):
         with model.disable_adapter():
             return rewards.teacher_pmi(student, [e.written for e in of(prompts)], completion_ids)
 
     def agreement(prompts, completions, **_):
-        return rewards.agreement(embed, completions, [e.row.completion for e in of(prompts)])
+        return rewards.agreement(embed(), completions, [e.row.completion for e in of(prompts)])
 
     def length(prompts, completion_ids, **_):
         return [
