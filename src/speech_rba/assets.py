@@ -3,13 +3,13 @@
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from speech_rba.errors import UserError
-from speech_rba.params import HUB_ID
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Package:
     parts: tuple[str, ...] = ()  # files below site-packages that, one after the other, are its single file
 
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
 PICKLED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack"]  # or weights of other frameworks
 CONVERTED = Path(os.environ.get("SPEECH_RBA_CACHE", "work/converted"))  # weights in another form than they came in
 

@@ -12,10 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from speech_rba.assets import HUB_ID, sha256
 from speech_rba.errors import UserError
 from speech_rba.records import ALIGNMENT, Condition
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Gt(0)]
@@ -200,6 +200,15 @@ class RewardWeights(Group):
     chrf: float
     instructions: float
 
+    @model_validator(mode="after")
+    def _something_counts(self) -> "RewardWeights":
+        if not any(self.model_dump().values()):
+            raise ValueError(
+                "every weight is 0: set one above it, or take the method opd, which learns from the teacher's "
+                "distribution without rewards"
+            )
+        return self
+
 
 class Rba(Group):
     warm_start_steps: Count
@@ -212,13 +221,34 @@ class Rba(Group):
     reward_weights: RewardWeights
 
 
+def _once(names: list[str]) -> list[str]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} stands there more than once: leave it once")
+    return names
+
+
+def _by_content(start_from: str) -> str:
+    """FOLDER#HASH, so that an adapter counts by what it holds and not by where it is."""
+    folder, _, digest = start_from.rpartition("#")
+    if folder and re.fullmatch(r"[0-9a-f]{16}", digest):
+        return start_from
+    weights = Path(start_from) / "adapter_model.safetensors"
+    write = f"{start_from}#{sha256(weights)[:16]}" if weights.exists() else (
+        "FOLDER#HASH, HASH being the first 16 hex digits of the sha256 of FOLDER/adapter_model.safetensors"
+    )  # fmt: skip
+    raise ValueError(f"an adapter is named with its content: write {write}")
+
+
 class Align(Group):
-    methods: Annotated[list[Literal["sft", "kd", "opd", "dpo", "rba"]], MinLen(1)]
-    seed: int
-    start_from: str | None
+    """`max_completion_tokens` bounds the answers that opd, dpo and rba sample. The teacher's, which sft, kd and dpo
+    learn from whole, are bounded by `synthesize.max_completion_tokens` alone."""
+
+    methods: Annotated[list[Literal["sft", "kd", "opd", "dpo", "rba"]], MinLen(1), AfterValidator(_once)]
+    seed: Annotated[int, Interval(ge=0, lt=2**32)]  # what numpy takes
+    start_from: Annotated[str, AfterValidator(_by_content)] | None
     lora_r: PositiveInt
     lora_alpha: PositiveInt
-    lora_target_modules: list[str]
+    lora_target_modules: Annotated[list[str], MinLen(1), AfterValidator(_once)]
     per_device_train_batch_size: PositiveInt
     max_completion_tokens: PositiveInt
     save_steps: PositiveInt
@@ -227,6 +257,27 @@ class Align(Group):
     opd: Distillation
     dpo: Dpo
     rba: Rba
+
+    @model_validator(mode="after")
+    def _a_method_trains(self) -> "Align":
+        for method in self.methods:
+            if getattr(self, method).max_steps == 0 and not self.start_from:
+                raise ValueError(
+                    f"align.{method}.max_steps is 0, so it would publish the student as it is: set it above 0, take "
+                    f"{method} out of align.methods, or name an adapter in align.start_from"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fill_a_batch(self) -> "Align":
+        batch, group = 2 * self.per_device_train_batch_size, self.rba.num_generations
+        if "rba" in self.methods and batch % group:
+            allowed = [str(n) for n in range(2, batch + 1) if batch % n == 0]
+            raise ValueError(
+                f"rba samples 2 * align.per_device_train_batch_size = {batch} answers a step, which groups of "
+                f"align.rba.num_generations = {group} do not fill: set it to {', '.join(allowed)}, or change the batch"
+            )
+        return self
 
 
 class Alarms(Group):
@@ -329,6 +380,16 @@ class Params(Group):
             raise ValueError(
                 "the reward teacher_pmi is computed by the student's own language model, which assets.teacher is not: "
                 "set align.rba.reward_weights.teacher_pmi to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _instructions_are_given(self) -> "Params":
+        rewarded = "rba" in self.align.methods and self.align.rba.reward_weights.instructions
+        if rewarded and not self.synthesize.num_constrained:
+            raise ValueError(
+                "the reward instructions pays for what a constrained prompt asks, and synthesize.num_constrained is 0: "
+                "set it above 0, or align.rba.reward_weights.instructions to 0"
             )
         return self
 

@@ -14,9 +14,9 @@ STAGES = {
 }
 NO_RESULT_DEPENDS_ON = {PACKAGE / name for name in ("errors.py", "params.py", "stages/__init__.py", "__init__.py")}
 ARROWS = {  # what a part of the package may import of it
-    "params": {"records"},
+    "params": {"assets", "records"},
     "records": set(),
-    "assets": {"params"},
+    "assets": set(),
     "synthesis": {"assets", "params", "records", "model"},
     "data": {"assets", "params", "records"},
     "model": {"assets", "params", "records", "data"},
@@ -53,7 +53,7 @@ def closure(path: Path) -> set[Path]:
             for name in (name for name in names if name.startswith("speech_rba.")):
                 stem = PACKAGE.joinpath(*name.split(".")[1:])
                 for place in (stem.with_suffix(".py"), stem / "__init__.py"):
-                    if place.exists() and place not in found and place != file:
+                    if place.exists() and place not in found | {file} | NO_RESULT_DEPENDS_ON:
                         found.add(place)
                         left.append(place)
     return found

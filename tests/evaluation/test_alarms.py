@@ -13,7 +13,7 @@ QUIET = {
     "reward": [1.0, 1.2, 1.2, 1.3, 1.4, 1.4],
     "completions/mean_length": [20, 22, 20, 21, 22, 20],
     "completions/clipped_ratio": [0.4, 0.5, 0.4, 0.5, 0.4, 0.5],
-    "rewards/repetition/mean": [-0.01, -0.02, -0.01, 0.0, -0.01, -0.02],
+    "completions/repetition": [0.01, 0.02, 0.01, 0.0, 0.01, 0.02],
     "frac_reward_zero_std": [0.0, 0.125, 0.0, 0.0, 0.0, 0.0],
 }
 
@@ -43,7 +43,7 @@ def test_a_quiet_training_raises_nothing(tmp_path):
     [
         ("length_drift", {"completions__mean_length": [10, 10, 12, 14, 15, 16]}),  # 15.5 / 10
         ("length_drift", {"completions__mean_length": [30, 32, 20, 20, 10, 10]}),  # 31 / 10
-        ("repetition", {"rewards__repetition__mean": [0.0, 0.0, 0.0, -0.1, -0.2, -0.22]}),  # 0.21
+        ("repetition", {"completions__repetition": [0.0, 0.0, 0.0, 0.1, 0.2, 0.22]}),  # 0.21
         ("cut_off", {"completions__clipped_ratio": [0.1, 0.1, 0.3, 0.3, 0.4, 0.5]}),  # 0.45 - 0.1
         ("no_spread", {"frac_reward_zero_std": [0.5, 0.5, 0.5, 0.5, 0.5, 0.75]}),  # 3.25 / 6
         ("divergence", {"kl": [0.0, 0.0, 0.2, 0.5, 0.9, 1.2]}),  # 1.05

@@ -44,7 +44,33 @@ def test_groups_of_one_prompt_stand_together_and_differ(student):
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
 def test_sampled_shares_match_the_distribution(top_p):
     logits = torch.tensor([0.6, 0.3, 0.1]).log().expand(20_000, 3)
-    tokens = sample(logits, 1.0, top_p, torch.Generator().manual_seed(0))
+    tokens, _ = sample(logits, 1.0, top_p, torch.Generator().manual_seed(0))
     shares = (torch.bincount(tokens, minlength=3) / len(tokens)).tolist()
     expected = [0.6, 0.3, 0.1] if top_p == 1 else [2 / 3, 1 / 3, 0.0]  # the nucleus is the first two
     assert shares == pytest.approx(expected, abs=0.02)
+
+
+def test_log_probabilities_are_of_the_temperature():
+    """At temperature 0.5 shares of 0.6, 0.3 and 0.1 become 0.36, 0.09 and 0.01 of 0.46."""
+    logits = torch.tensor([0.6, 0.3, 0.1]).log().expand(200, 3)
+    tokens, logps = sample(logits, 0.5, 1.0, torch.Generator().manual_seed(0))
+    expected = torch.tensor([0.36, 0.09, 0.01]) / 0.46
+    assert set(tokens.tolist()) >= {0, 1} and torch.allclose(logps.exp(), expected[tokens])
+    tokens, logps = sample(logits, 0.0, 1.0, torch.Generator())
+    assert not tokens.any() and not logps.any()
+
+
+def test_every_token_has_its_log_probability_also_where_rows_leave(student):
+    """As the model says, read anew with each row alone."""
+    model, tokenizer = student.language_model, student.tokenizer
+    ids, logps = [tokenizer(p).input_ids for p in PROMPTS], []
+    sampling = {"max_new_tokens": 12, "temperature": 0.7, "top_p": 1.0, "eos_token_id": 28, "seed": 3, "batch_size": 6}
+    found = generate(model, [embed(model, i) for i in ids], prefix=embed(model, []), num_generations=2, logps=logps,
+                     **sampling)  # fmt: skip
+    assert len({len(row) for row in found}) > 1
+    for i, (row, own) in enumerate(zip(found, logps, strict=True)):
+        prompt = ids[i // 2]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / 0.7).log_softmax(-1).gather(1, torch.tensor(row)[:, None])[:, 0]
+        assert own == pytest.approx(expected.tolist(), abs=1e-3)

@@ -1,5 +1,6 @@
 """Alignment on real parts: both methods train, and a killed run reaches the weights of an uninterrupted one."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,9 +14,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from speech_rba.errors import UserError
 from speech_rba.model.heard import save_heard
-from speech_rba.params import load_params
-from speech_rba.records import Clip, Feature, Message, Row, Sampling, write_jsonl
+from speech_rba.params import load_params, merge
+from speech_rba.records import Clip, Feature, Instruction, Message, Row, Sampling, write_jsonl
 from speech_rba.stages import align
 from speech_rba.training.store import load_examples
 
@@ -27,19 +29,26 @@ NUM_ROWS = 6
 def project(tmp_path, monkeypatch, small_student, heard, questions):
     """The folder we are in, with what the align stage reads: six clips, what was heard in them, the base student."""
     monkeypatch.chdir(tmp_path)
+    write_inputs(tmp_path, small_student, heard, questions)
+    return tmp_path
+
+
+def write_inputs(folder: Path, small_student, heard, questions) -> None:
+    """What the stage reads, in `folder`; every answer is asked to have no comma."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["align"].update(save_steps=1, per_device_train_batch_size=2, max_completion_tokens=6, lora_r=2)
     values["align"]["sft"]["max_steps"] = 2
     values["align"]["rba"].update(warm_start_steps=1, max_steps=2, num_generations=2)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
     rows, clips, features = [], [], []
+    no_comma = Instruction(name="punctuation:no_comma", arguments={})
     for i, question in enumerate(questions[:NUM_ROWS]):
         answer = f"The answer is number {i}."
         messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
         sampling = Sampling(temperature=1, top_p=1, max_new_tokens=8)
         rows.append(Row(id=f"r{i}", task="question", split="train", messages=messages, prompt=question,
                         completion=answer, completion_ended=i > 0, teacher="t", template_hash="h", sampling=sampling,
-                        seed=0))  # fmt: skip
+                        seed=0, instructions=[no_comma]))  # fmt: skip
         clips.append(Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="train", path=f"clips/c{i}.flac",
                           transcript=question, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0,
                           level_db=-20, condition="clean", strength={},
@@ -49,14 +58,13 @@ def project(tmp_path, monkeypatch, small_student, heard, questions):
                                 words_per_s=3, heard=question, student_heard=question, wer=0,
                                 mean_logprob=0))  # fmt: skip
     for name in ("synthesize", "features", "validate", "gate", "base"):
-        (tmp_path / "artifacts" / name).mkdir(parents=True)
-    write_jsonl(tmp_path / "artifacts/synthesize/rows.jsonl", rows)
-    write_jsonl(tmp_path / "artifacts/features/table.jsonl", features)
-    write_jsonl(tmp_path / "artifacts/validate/accepted.jsonl", clips)
-    save_heard(tmp_path / "artifacts/features/heard.safetensors", heard[:NUM_ROWS])
-    (tmp_path / "artifacts/gate/gate.json").write_text('{"passed": true}')
-    small_student.save_pretrained(tmp_path / "artifacts/base")
-    return tmp_path
+        (folder / "artifacts" / name).mkdir(parents=True)
+    write_jsonl(folder / "artifacts/synthesize/rows.jsonl", rows)
+    write_jsonl(folder / "artifacts/features/table.jsonl", features)
+    write_jsonl(folder / "artifacts/validate/accepted.jsonl", clips)
+    save_heard(folder / "artifacts/features/heard.safetensors", heard[:NUM_ROWS])
+    (folder / "artifacts/gate/gate.json").write_text('{"passed": true}')
+    small_student.save_pretrained(folder / "artifacts/base")
 
 
 INPUTS = {"rows": "synthesize", "features": "features", "validation": "validate", "gate": "gate", "base": "base"}
@@ -131,23 +139,57 @@ def test_only_an_answer_that_the_teacher_ended_teaches_to_end(project, small_stu
     assert tokenizer.decode(ended.completion_ids) == "The answer is number 1." + tokenizer.eos_token
 
 
+def change(project: Path, **values) -> None:
+    """params.yaml with other values under `align`."""
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), {"align": values})))
+
+
 def test_alignment_goes_on_from_an_adapter(project):
     run("sft", "first")
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["align"]["start_from"] = "first"
-    values["align"]["sft"]["max_steps"] = 0
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    digest = hashlib.sha256((project / "first/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    change(project, start_from="first", sft={"max_steps": 0})
+    with pytest.raises(UserError, match=rf"align.start_from: .* named with its content: write first#{digest}"):
+        load_params()
+    change(project, start_from=f"first#{digest}")
     run("sft", "second")
     first, second = (load_file(project / out / "adapter_model.safetensors") for out in ("first", "second"))
     assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
-    values["align"]["lora_r"] = 4
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError, match=r"first does not fit align\.lora_r"):
-        run("sft", "third")
-    values["align"]["start_from"] = "nowhere"
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError, match="nowhere, holds no adapter"):
-        run("sft", "third")
+
+
+def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(project):
+    run("sft", "first")
+    digest = hashlib.sha256((project / "first/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    for name, value, found in (("lora_r", 4, 2), ("lora_alpha", 64, 32), ("lora_target_modules", ["q_proj"], "")):
+        change(project, start_from=f"first#{digest}", **{name: value})
+        with pytest.raises(UserError, match=rf"first does not fit align.{name}: it has \w+ {found}"):
+            run("sft", "second")
+        change(project, **{name: load_params(ROOT / "params.yaml").align.model_dump()[name], "lora_r": 2})
+    config = json.loads((project / "first/adapter_config.json").read_text())
+    (project / "first/adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/other"}))
+    with pytest.raises(UserError, match=r"first does not fit assets.* it has base_model_name_or_path org/other"):
+        run("sft", "second")
+    change(project, start_from="first#0123456789abcdef")
+    with pytest.raises(UserError, match=rf"first as it was with 0123456789abcdef; it now holds {digest}"):
+        run("sft", "second")
+    change(project, start_from="nowhere#0123456789abcdef")
+    with pytest.raises(UserError, match="nowhere, holds no adapter"):
+        run("sft", "second")
+    change(project, start_from="nowhere")
+    with pytest.raises(UserError, match=r"write FOLDER#HASH, HASH being the first 16 hex digits of the sha256"):
+        load_params()
+
+
+def test_layers_that_the_language_model_lacks_are_named(project):
+    change(project, lora_target_modules=["q_proj", "query"])
+    with pytest.raises(UserError, match=r"names query, which .* does not have: choose from down_proj, gate_proj, k_pr"):
+        run("sft", "out")
+
+
+def test_reinforcement_needs_the_clips_of_one_step(project):
+    change(project, per_device_train_batch_size=7)
+    with pytest.raises(UserError, match="a step of rba takes 7 clips, and 6 were heard in doubt"):
+        run("rba", "out")
 
 
 def test_a_gate_that_has_not_passed_stops_alignment(project):

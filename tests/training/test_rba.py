@@ -79,10 +79,7 @@ def test_a_reward_that_pays_for_length_raises_the_alarm(student, heard, tmp_path
     def pays_for_length(completion_ids, **_):
         return [float(len(ids)) for ids in completion_ids]
 
-    def repetition(completion_ids, **_):
-        return [0.0] * len(completion_ids)
-
-    trainer = RbaTrainer(model, examples, args, [pays_for_length, repetition], 0.0)
+    trainer = RbaTrainer(model, examples, args, [pays_for_length], 0.0)
     trainer.train()
     steps = [row for row in trainer.state.log_history if "reward" in row]
     limits = load_params(Path(__file__).parents[2] / "params.yaml").evaluate.alarms

@@ -1,7 +1,7 @@
 """Signs that a reward rose without a better answer: what reinforcement logged, and what was held out from it.
 
 An alarm keeps a version from promotion (tracking.py). Drift is judged between the first and the last third of the
-steps, by what TRL's GRPO trainer logs at each.
+steps, by what is logged of the answers at each, whichever rewards count.
 """
 
 import json
@@ -33,7 +33,7 @@ def training_alarms(steps: list[dict], limits: Alarms) -> list[dict]:
     before, after = thirds(steps, "completions/mean_length")
     drift = max(after, before) / min(after, before)
     checks = [check("length_drift", drift, limits.max_length_drift, "answers longer or shorter than at first, times")]
-    repeated = -thirds(steps, "rewards/repetition/mean")[1]
+    repeated = thirds(steps, "completions/repetition")[1]
     checks.append(check("repetition", repeated, limits.max_repetition, "share of repeated 3-grams"))
     before, after = thirds(steps, "completions/clipped_ratio")
     checks.append(check("cut_off", after - before, limits.max_cut_off_rise, "rise in the share of answers cut off"))

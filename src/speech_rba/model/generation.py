@@ -85,13 +85,16 @@ def prefill(model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Te
     return out.last_hidden_state[:, -1], mask
 
 
-def sample(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> torch.Tensor:
-    """One token id a row of `logits` (B, V); temperature 0 takes the likeliest.
+def sample(
+    logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token id (B,) a row of `logits` (B, V), and its log-probability (B,) at `temperature`, before `top_p`.
 
-    `top_p` draws again where the likelier tokens alone hold more than `top_p`: to sort the vocabulary takes longer.
+    Temperature 0 takes the likeliest, with certainty. `top_p` draws again where the likelier tokens alone hold more
+    than `top_p`: to sort the vocabulary takes longer.
     """
     if temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
     probs = (logits.float() / temperature).softmax(-1)
     tokens = _draw(probs, generator)
     left = torch.arange(len(probs), device=probs.device)
@@ -100,7 +103,7 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator: to
         drawn = rest.gather(-1, tokens[left][:, None])
         left = left[torch.where(rest > drawn, rest, 0).sum(-1) > top_p]
         tokens[left] = _draw(probs[left], generator)
-    return tokens
+    return tokens, probs.gather(-1, tokens[:, None])[:, 0].log()
 
 
 def _draw(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -125,18 +128,21 @@ def generate(
     num_generations: int = 1,
     stop_V: torch.Tensor | None = None,
     on_batch: Callable[[int], None] = lambda rows: None,
+    logps: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """Token ids after each prompt (T_i, D), `num_generations` in a row for each, ending with EOS if it came.
 
     A token that `stop_V` (V,) marks ends its row as EOS does, and so do the model's own end tokens. Prompts of like
-    length share a batch. Every row of the result depends on the seed and on its batch.
+    length share a batch. Every row of the result depends on the seed and on its batch. `logps`, if given, gets the
+    log-probability of each token of each row, in what it was drawn from.
     """
+    assert logps is None or top_p == 1, "log-probabilities are of the whole distribution"
     vocab_size = model.config.get_text_config().vocab_size
     stop_V = torch.zeros(vocab_size, dtype=torch.bool) if stop_V is None else stop_V.clone()
     stop_V[[eos_token_id, *ends(model)]] = True
     generator = torch.Generator().manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    results: list[list[int]] = [[] for _ in range(len(prompts) * num_generations)]
+    results: list[list[tuple[int, float]]] = [[] for _ in range(len(prompts) * num_generations)]
     step = max(1, batch_size // num_generations)
     for start in range(0, len(order), step):
         chosen = order[start : start + step]
@@ -150,7 +156,9 @@ def generate(
         draw = lambda x: sample(x, temperature, top_p, generator)  # noqa: E731
         _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V.to(logits.device))
         on_batch(len(chosen))
-    return results
+    if logps is not None:
+        logps[:] = [[logp for _, logp in row] for row in results]
+    return [[token for token, _ in row] for row in results]
 
 
 def ends(model: PreTrainedModel) -> list[int]:
@@ -160,12 +168,14 @@ def ends(model: PreTrainedModel) -> list[int]:
 
 
 def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V):
-    """Appends tokens to `results[row]` for each of `rows` until a stop or the limit; finished rows leave the cache."""
+    """Appends tokens and their log-probabilities to `results[row]` for each of `rows` until a stop or the limit;
+    finished rows leave the cache."""
     positions = mask.sum(1, keepdim=True)
     alive = torch.ones(len(rows), dtype=torch.bool, device=mask.device)
     for step in range(max_new_tokens):
-        tokens = draw(logits)
-        for place, token in zip(alive.nonzero()[:, 0].tolist(), tokens[alive].tolist(), strict=True):
+        tokens, logps = draw(logits)
+        drawn = zip(tokens[alive].tolist(), logps[alive].tolist(), strict=True)
+        for place, token in zip(alive.nonzero()[:, 0].tolist(), drawn, strict=True):
             results[rows[place]].append(token)
         alive &= ~stop_V[tokens]
         if step == max_new_tokens - 1 or not alive.any():

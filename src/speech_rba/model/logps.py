@@ -19,19 +19,19 @@ def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tenso
 class _TokenLogps(torch.autograd.Function):
     """The table over the vocabulary exists a few rows at a time, and the gradient is taken while it does.
 
-    d log p(w) / d hidden = weight[w] - sum over v of p(v) weight[v]. The weight itself is frozen.
+    d log p(w) / d hidden = (weight[w] - sum over v of p(v) weight[v]) / temperature. The weight itself is frozen.
     """
 
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, ids_N):
+    def forward(ctx, hidden_ND, weight_VD, ids_N, temperature):
         found, entropies, gradients = [], [], []
         for hidden, ids in zip(hidden_ND.split(ROWS), ids_N.split(ROWS), strict=True):
-            logps = (hidden @ weight_VD.T).float().log_softmax(-1)
+            logps = ((hidden @ weight_VD.T).float() / temperature).log_softmax(-1)
             probs = logps.exp()
             found.append(logps.gather(1, ids[:, None])[:, 0])
             entropies.append(-(probs[:, None] @ logps[:, :, None]).view(-1))
             if ctx.needs_input_grad[0]:
-                gradients.append(weight_VD[ids] - probs.to(weight_VD.dtype) @ weight_VD)
+                gradients.append((weight_VD[ids] - probs.to(weight_VD.dtype) @ weight_VD) / temperature)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
         entropies = torch.cat(entropies)
@@ -41,16 +41,18 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_N, _):
         (gradients_ND,) = ctx.saved_tensors
-        return grad_N[:, None].to(gradients_ND.dtype) * gradients_ND, None, None
+        return grad_N[:, None].to(gradients_ND.dtype) * gradients_ND, None, None, None
 
 
-def token_logps(hidden_ND: torch.Tensor, head: nn.Linear, ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logps(
+    hidden_ND: torch.Tensor, head: nn.Linear, ids_N: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The log-probability (N,) of each of `ids_N` after its hidden state, and the entropy (N,) there; in float32.
 
     Gradients reach the hidden states from the log-probabilities alone.
     """
     assert head.bias is None and not head.weight.requires_grad
-    return _TokenLogps.apply(hidden_ND, head.weight, ids_N)
+    return _TokenLogps.apply(hidden_ND, head.weight, ids_N, temperature)
 
 
 def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
@@ -60,17 +62,27 @@ def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
 
 
 def completion_logps(
-    hidden_ND: torch.Tensor, head: nn.Linear, ids_BC: torch.Tensor, mask_BC: torch.Tensor
+    hidden_ND: torch.Tensor, head: nn.Linear, ids_BC: torch.Tensor, mask_BC: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The log-probability (B, C) of each completion token, and the entropy (B, C) there; 0 for padding."""
     kept = mask_BC.bool()
-    logps_N, entropies_N = token_logps(hidden_ND, head, ids_BC[kept])
+    logps_N, entropies_N = token_logps(hidden_ND, head, ids_BC[kept], temperature)
     return _spread(logps_N, kept), _spread(entropies_N, kept)
 
 
 def _spread(values_N: torch.Tensor, kept_BC: torch.Tensor) -> torch.Tensor:
     """The values at the places that are kept, row by row; 0 elsewhere."""
     return torch.zeros_like(kept_BC, dtype=values_N.dtype).masked_scatter(kept_BC, values_N)
+
+
+def sampling_kl(sampler_logps_N: torch.Tensor, policy_logps_N: torch.Tensor) -> float:
+    """KL(sampler || policy) in nats a token, from the log-probabilities of tokens that the sampler drew; 0 or more.
+
+    The estimator k3 of Schulman (http://joschu.net/blog/kl-approx.html): unbiased, and of less variance than the mean
+    log-ratio.
+    """
+    log_ratio = policy_logps_N - sampler_logps_N
+    return (log_ratio.exp() - 1 - log_ratio).mean().item()
 
 
 @torch.no_grad()

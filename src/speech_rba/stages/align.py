@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import psutil
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
@@ -33,14 +34,13 @@ def run(
         raise UserError(f"no method {method!r} in align.methods, {params.align.methods}: add it there")
     if not json.loads((gate / "gate.json").read_text())["passed"]:
         raise UserError(f"{gate}/gate.json has not passed: look at the validation report")
-    work = workdir("align", method, params.align, params.assets, rows / "rows.jsonl", features / "heard.safetensors",
-                   validation / "accepted.jsonl", base)  # fmt: skip
+    work = workdir("align", params, method, rows, features, validation / "accepted.jsonl", gate, base)
     student = load_student(base, fast_dtype())
     examples = doubtful(load_examples(student, rows, features, validation, "train"), student)
     model = with_lora(student, params)
     log, settings = Log(work / "log.jsonl"), params.align
     if settings.start_from:
-        go_on_from(Path(settings.start_from), model)
+        go_on_from(settings.start_from, model, base_model(params))
     if method == "rba":
         warm_start = settings.sft.model_copy(update={"max_steps": settings.rba.warm_start_steps})
         num_steps, num_samples = distill("sft", model, examples, params, warm_start, work / "sft", log)
@@ -50,8 +50,9 @@ def run(
     else:
         wanted = getattr(settings, method)
         num_steps, num_samples = distill(method, model, examples, params, wanted, work / method, log)
-    with publish(out) as folder:
-        model.save_pretrained(folder, selected_adapters=["default"])  # not TRL's copy of the reference
+    with publish(out, work) as folder:
+        model.peft_config["default"].base_model_name_or_path = base_model(params)  # else a folder of this machine
+        model.save_pretrained(folder, save_embedding_layers=False)  # they are not trained
         shutil.copy(work / "log.jsonl", folder / "log.jsonl")
         summary = {
             "method": method,
@@ -84,32 +85,68 @@ def doubtful(examples: list[Example], student: SpeechStudent) -> list[Example]:
 
 
 def with_lora(student: SpeechStudent, params: Params) -> PeftModel:
-    """The student with trainable low-rank updates, on its language model above all, and all else frozen."""
-    set_seed(params.align.seed)
-    return get_peft_model(
-        student,
-        LoraConfig(
-            r=params.align.lora_r,
-            lora_alpha=params.align.lora_alpha,
-            target_modules=student.lora_targets(params.align.lora_target_modules),
-        ),
-    )
-
-
-def go_on_from(adapter: Path, model: PeftModel) -> None:
-    """`model` has the weights of a trained adapter.
+    """The student with trainable low-rank updates, on its language model above all, and all else frozen.
 
     Raises:
-        UserError: there is none, or it is of another shape.
+        UserError: the language model has no layer of a name in align.lora_target_modules.
     """
-    if not (adapter / "adapter_model.safetensors").exists():
-        raise UserError(f"align.start_from, {adapter}, holds no adapter: name another folder, or null to start anew")
-    try:
-        found = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
-    except RuntimeError as error:
-        raise UserError(f"{adapter} does not fit align.lora_r and lora_target_modules: {error}") from error
-    if found.unexpected_keys:
-        raise UserError(f"{adapter} does not fit align.lora_target_modules: {', '.join(found.unexpected_keys[:3])}")
+    wanted, decoder = params.align.lora_target_modules, student.language_model.get_decoder()
+    linear = {name.split(".")[-1] for name, module in decoder.named_modules() if type(module) is torch.nn.Linear}
+    if unknown := [name for name in wanted if name not in linear]:
+        raise UserError(
+            f"align.lora_target_modules names {', '.join(unknown)}, which the language model does not have: "
+            f"choose from {', '.join(sorted(linear))}"
+        )
+    set_seed(params.align.seed)
+    targets = student.lora_targets(wanted)
+    config = LoraConfig(r=params.align.lora_r, lora_alpha=params.align.lora_alpha, target_modules=targets)
+    return get_peft_model(student, config)
+
+
+def base_model(params: Params) -> str:
+    """The asset that an adapter is an update of."""
+    return params.assets.speech_llm or params.assets.language_model
+
+
+def go_on_from(start_from: str, model: PeftModel, base: str) -> None:
+    """`model` has the weights of a trained adapter, FOLDER#HASH.
+
+    Raises:
+        UserError: there is none, it holds something else than HASH says, or it is of another model or shape.
+    """
+    folder, _, expected = start_from.rpartition("#")
+    weights, config = (Path(folder) / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    if not weights.exists() or not config.exists():
+        raise UserError(f"align.start_from, {folder}, holds no adapter: name another folder, or null to start anew")
+    if (found := sha256(weights)[:16]) != expected:
+        raise UserError(
+            f"align.start_from names {folder} as it was with {expected}; it now holds {found}: bring that adapter "
+            f"back, or write {folder}#{found}"
+        )
+    own = model.peft_config["default"].to_dict() | {"base_model_name_or_path": base}
+    fits(json.loads(config.read_text()), own, folder)
+    state = load_file(weights)
+    wanted = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
+    if wrong := wanted.items() ^ {name: weight.shape for name, weight in state.items()}.items():
+        raise UserError(f"{folder} is of a model of another size: {', '.join(sorted({name for name, _ in wrong})[:3])}")
+    set_peft_model_state_dict(model, state)
+
+
+def fits(config: dict, own: dict, folder: str) -> None:
+    """Raises UserError where the adapter_config of `folder` is not our own."""
+    names = {
+        "base_model_name_or_path": "assets.speech_llm or language_model",
+        "r": "align.lora_r",
+        "lora_alpha": "align.lora_alpha",
+        "target_modules": "align.lora_target_modules",
+    }
+    for key, name in names.items():
+        theirs, ours = (sorted(x) if isinstance(x, list | set) else x for x in (config.get(key), own[key]))
+        if theirs != ours:
+            raise UserError(
+                f"{folder} does not fit {name}: it has {key} {theirs}, this run {ours}; set align.start_from to null, "
+                f"or {name} to the adapter's"
+            )
 
 
 def distill(
@@ -134,14 +171,22 @@ def distill(
 
 
 def train_rba(model, examples: list[Example], params: Params, work: Path, log: Log) -> None:
-    """Reinforcement from where the model is."""
+    """Reinforcement from where the model is.
+
+    Raises:
+        UserError: there are fewer clips than a step takes.
+    """
     from trl import GRPOConfig
 
-    from speech_rba.model.embedder import load_embedder
     from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
 
     settings = params.align.rba
-    functions = reward_functions(model, examples, load_embedder(params.assets.embedder))
+    if len(examples) < (needed := rba_batch(params) // settings.num_generations):
+        raise UserError(
+            f"a step of rba takes {needed} clips, and {len(examples)} were heard in doubt: lower "
+            "align.per_device_train_batch_size or base.min_doubt, or raise align.rba.num_generations"
+        )
+    functions = reward_functions(model, examples, params.assets.embedder)
     reward_funcs, reward_weights = weighted(functions, settings)
     args = GRPOConfig(
         **common(work, **schedule(params, settings.max_steps)),
@@ -165,9 +210,8 @@ def schedule(params: Params, steps: int) -> dict:
 
 
 def rba_batch(params: Params) -> int:
-    """Completions a reinforcement step: as many prompts as fill the batch once, each with its group."""
-    size, group = params.align.per_device_train_batch_size * 2, params.align.rba.num_generations
-    return max(group, size // group * group)
+    """Completions a reinforcement step, which groups of `num_generations` fill (params.py)."""
+    return 2 * params.align.per_device_train_batch_size
 
 
 if __name__ == "__main__":

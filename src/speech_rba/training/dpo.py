@@ -2,7 +2,7 @@
 
 import torch
 
-from speech_rba.model.logps import completion_logps, pad_right
+from speech_rba.model.logps import completion_logps, pad_right, sampling_kl
 from speech_rba.training.loop import DistillationTrainer
 from speech_rba.training.opd import own_answers
 
@@ -19,12 +19,15 @@ class DpoTrainer(DistillationTrainer):
         unwrapped, spoken = self.accelerator.unwrap_model(model), inputs["prompts"]
         kept = inputs["completion_mask_BC"].bool()
         chosen = [ids[mask].tolist() for ids, mask in zip(inputs["completion_ids_BC"], kept, strict=True)]
-        ids, mask = pad_right(chosen + own_answers(self, unwrapped, spoken), chosen[0][-1])
+        own, sampler_logps = own_answers(self, unwrapped, spoken)
+        ids, mask = pad_right(chosen + own, chosen[0][-1])
         owners = torch.arange(len(spoken)).repeat(2)
         both = {"prompts": spoken, "owners_B": owners, "completion_ids_BC": ids, "completion_mask_BC": mask}
         with torch.no_grad(), unwrapped.disable_adapter():
             before = completion_logps(unwrapped(**both), unwrapped.head, ids, mask)[0].sum(1)
-        after = completion_logps(model(**both), unwrapped.head, ids, mask)[0].sum(1)
-        gained, lost = (after - before).split(len(spoken))
+        logps = completion_logps(model(**both), unwrapped.head, ids, mask)[0]
+        drawn = logps.detach()[len(spoken) :][mask[len(spoken) :].bool()]
+        self.metrics["sampling/kl"] = sampling_kl(sampler_logps, drawn)
+        gained, lost = (logps.sum(1) - before).split(len(spoken))
         loss = -torch.nn.functional.logsigmoid(self.beta * (gained - lost)).mean()
         return (loss, {}) if return_outputs else loss

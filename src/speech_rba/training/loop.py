@@ -42,7 +42,14 @@ class LikeLengths(Sampler):
 
 
 class DistillationTrainer(Trainer):
-    """transformers' Trainer over examples in batches of like lengths."""
+    """transformers' Trainer over examples in batches of like lengths; `metrics` are logged with the step's loss."""
+
+    def __init__(self, *args, **kwargs):
+        self.metrics: dict[str, float] = {}
+        super().__init__(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        super().log(logs | self.metrics if "loss" in logs else logs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: list[Example] | None = None) -> LikeLengths:
         return LikeLengths(train_dataset or self.train_dataset, self._train_batch_size, self.args.seed)

@@ -4,18 +4,25 @@ TRL knows no audio. Each prompt goes through it as one token, the place of its e
 split or shuffle of TRL can then part a clip from its completions, and log-probabilities are computed from that
 clip's soft tokens.
 
+The policy is the distribution that is sampled, at `temperature`; a ratio is that of the policy to the sampler's own
+log-probability, so GRPO's loss also corrects for the two rounding differently in bfloat16. How far they are apart is
+logged as `sampling/kl`. The KL of `beta` is to the student without adapter, whatever the adapter began from.
+
 A reward judges a whole answer, by one number; the teacher, who reads what the student hears, can also tell at each
 token of it what could be said instead. With `dense` above 0 the loss has, beside GRPO's, the KL divergence from the
-teacher on what the student says, over the whole vocabulary, as in on-policy distillation (opd.py).
+teacher on what the student says, over the whole vocabulary and at temperature 1, as in on-policy distillation (opd.py).
 """
 
+import functools
 from collections.abc import Callable
+from statistics import fmean
 
 import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
-from speech_rba.model.logps import completion_logps, divergence
+from speech_rba.model.embedder import load_embedder
+from speech_rba.model.logps import completion_logps, divergence, sampling_kl
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.params import Rba
 from speech_rba.training import rewards
@@ -41,6 +48,12 @@ class RbaTrainer(GRPOTrainer):
             processing_class=student_of(model).tokenizer,
             rollout_func=rollout,
         )
+        if "ref" in model.peft_config:  # TRL's copy of the adapter as it is now, to measure KL from
+            model.delete_adapter("ref")
+
+    def _generate_and_score_completions(self, inputs):
+        scored = super()._generate_and_score_completions(inputs)
+        return scored | {"old_per_token_logps": scored["sampling_per_token_logps"]}
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **_
@@ -52,11 +65,16 @@ class RbaTrainer(GRPOTrainer):
         head = self.accelerator.unwrap_model(model).head
         if self.dense and torch.is_grad_enabled():  # the update's call, whose loss `_compute_loss` adds this to
             self.divergence = divergence(head(hidden), head(self.teacher_hidden(places, owners, ids, mask))).mean()
-        logps, entropies = completion_logps(hidden, head, ids, mask)
+        logps, entropies = completion_logps(hidden, head, ids, mask, self.temperature)
+        if torch.is_grad_enabled():
+            self.policy_logps = logps.detach()
         return logps, entropies if compute_entropy else None, None
 
     def _compute_loss(self, model, inputs):
         loss = super()._compute_loss(model, inputs)
+        kept = inputs["completion_mask"].bool()
+        apart = sampling_kl(inputs["sampling_per_token_logps"][kept], self.policy_logps[kept])
+        self._metrics["train"]["sampling/kl"].append(apart)
         if not self.dense:
             return loss
         self._metrics["train"]["teacher_divergence"].append(self.divergence.item())
@@ -79,6 +97,7 @@ def rollout(prompts: list[str], trainer: RbaTrainer) -> dict:
     """Sampled answers to each prompt; equal neighbours are one group, whose prompt is computed once."""
     groups = prompts[:: trainer.num_generations]
     assert prompts == [p for p in groups for _ in range(trainer.num_generations)]
+    logps: list[list[float]] = []
     with sampler(trainer.accelerator.unwrap_model(trainer.model)) as student:
         completions = student.answer(
             [trainer.examples[int(p)].spoken for p in groups],
@@ -88,24 +107,30 @@ def rollout(prompts: list[str], trainer: RbaTrainer) -> dict:
             seed=trainer.args.seed * 1_000_003 + trainer.state.global_step,  # the same after a resume
             batch_size=len(prompts),
             num_generations=trainer.num_generations,
+            logps=logps,
         )
-    return {"prompt_ids": [[int(p)] for p in prompts], "completion_ids": completions, "logprobs": None}
+    # of the answers themselves, whichever rewards count: alarms.py reads it
+    repeated = fmean(-rewards.repetition(ids) for ids in completions)
+    trainer._metrics["train"]["completions/repetition"].append(repeated)
+    return {"prompt_ids": [[int(p)] for p in prompts], "completion_ids": completions, "logprobs": logps}
 
 
-def reward_functions(
-    model: PeftModel, examples: list[Example], embed: Callable[[list[str]], torch.Tensor]
-) -> dict[str, Callable]:
-    """The rewards by name, in TRL's form: each takes a batch and returns one number a completion."""
+def reward_functions(model: PeftModel, examples: list[Example], embedder: str) -> dict[str, Callable]:
+    """The rewards by name, in TRL's form: each takes a batch and returns one number a completion.
+
+    `embedder` is an asset name, loaded when first used.
+    """
     student = student_of(model)
     eos = student.tokenizer.eos_token_id
     of = lambda prompts: [examples[int(p)] for p in prompts]  # noqa: E731
+    embed = functools.cache(lambda: load_embedder(embedder))
 
     def teacher_pmi(prompts, completion_ids, **_):
         with model.disable_adapter():
             return rewards.teacher_pmi(student, [e.written for e in of(prompts)], completion_ids)
 
     def agreement(prompts, completions, **_):
-        return rewards.agreement(embed, completions, [e.row.completion for e in of(prompts)])
+        return rewards.agreement(embed(), completions, [e.row.completion for e in of(prompts)])
 
     def length(prompts, completion_ids, **_):
         return [

@@ -3,28 +3,47 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import Linear
 
 from speech_rba.model.speech_student import SpeechStudent
 
 
 @contextmanager
 def sampler(model: PeftModel) -> Iterator[SpeechStudent]:
-    """The student with its adapter merged into its weights, which saves the adapter's own operations at each token.
+    """The student with its adapter in fewer operations a token than PEFT's own, and no weight changed.
 
-    Afterwards the weights are what they were to the bit: to subtract the adapter again would leave its rounding.
+    Merged into bfloat16 weights a small adapter would be rounded away: of one that changes answers by 0.030 nats a
+    token, 0.007 were lost.
     """
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    weights = [layer.get_base_layer().weight for layer in layers]
-    kept = [weight.data.clone() for weight in weights]
+    layers = [module for module in model.modules() if type(module) is Linear]  # others go PEFT's own way
     was_training = model.training
     model.eval()
-    model.merge_adapter()
+    for layer in layers:
+        layer.forward = low_rank_beside(layer)
     try:
         yield model.base_model.model
     finally:
-        for layer, weight, before in zip(layers, weights, kept, strict=True):
-            weight.data = before
-            layer.merged_adapters.clear()
+        for layer in layers:
+            del layer.forward
         model.train(was_training)
+
+
+@torch.no_grad()
+def low_rank_beside(layer: Linear):
+    """The forward of a linear layer W with a low-rank update B A: one product with W and A stacked, and one with B."""
+    (name,) = layer.active_adapters
+    base = layer.get_base_layer()
+    dtype, num_outputs = base.weight.dtype, base.out_features
+    lower, bias = layer.lora_A[name].weight.to(dtype), base.bias
+    stacked = torch.cat([base.weight, lower])
+    if bias is not None:
+        bias = torch.cat([bias, bias.new_zeros(len(lower))])
+    raise_rank = (layer.lora_B[name].weight * layer.scaling[name]).T.to(dtype)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        both = torch.nn.functional.linear(x, stacked, bias)
+        return both[..., :num_outputs] + both[..., num_outputs:] @ raise_rank
+
+    return forward
