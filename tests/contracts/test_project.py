@@ -88,7 +88,7 @@ def test_a_stage_depends_on_all_that_it_imports_and_what_that_imports(name):
 def test_a_stage_declares_the_parameters_that_it_reads(name):
     stage = STAGES[name]
     attributes = re.findall(r"\bparams\.(\w+)", stage_file(stage).read_text())
-    read = {group.rstrip("_") for group in attributes} - {"model_copy", "model_dump", "yaml"}
+    read = {group.rstrip("_") for group in attributes} - {"model_copy", "model_dump", "py", "yaml"}
     declared = {param.split(".")[0] for param in stage.get("params", [])}
     others = {"ears"} if name == "synthesize" else set()  # of the ears' texts, which `make ears` asks for
     assert read <= declared | others
