@@ -109,8 +109,7 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
         if left := uncommitted(source(clone)):
             log.warning("not committed in %s, so it does not run: %s", source(clone), left)
         if seed is not None:
-            change_params(PARAMS, {"synthesize.seed": seed})
-            start_from_champion()
+            vary(clone, seed)
         state = pipeline(timeout_s, return_state=True)
         if state.is_failed() or state.is_crashed():
             return Failed(message=state.message)
@@ -196,6 +195,13 @@ def uncommitted(project: Path) -> str:
     return ", ".join(line[3:] for line in changed)
 
 
+def vary(clone: Path, seed: int) -> None:
+    """params.yaml has the seed and the champion, committed: what now runs is a commit's, also if it fails half-way."""
+    change_params(PARAMS, {"synthesize.seed": seed})
+    start_from_champion()
+    commit_files(clone, "params.yaml", message=[f"Begin with the seed {seed}"])
+
+
 def start_from_champion() -> None:
     """params.yaml has the champion's adapter, fetched into work/, and its hash, as what alignment goes on from."""
     from speech_rba import tracking
@@ -211,10 +217,7 @@ def save(clone: Path, message: str) -> tuple[str, str]:
 
     That is `nightly`, or WAITING while `nightly` is checked out in the project: the next run brings it there.
     """
-    git("add", "dvc.lock", "params.yaml", where=clone)
-    if git("status", "--porcelain", "dvc.lock", "params.yaml", where=clone):
-        text = ["-m", "Record what a run made", "-m", message]
-        git("commit", "-q", "--no-verify", *text, where=clone)
+    commit_files(clone, "dvc.lock", "params.yaml", message=["Record what a run made", message])
     trees = git("worktree", "list", "--porcelain", where=source(clone)).splitlines()
     place, waiting = WAITING if f"branch refs/heads/{BRANCH}" in trees else BRANCH, f"refs/remotes/origin/{WAITING}"
     refs = [f"HEAD:refs/heads/{place}"]
@@ -225,6 +228,14 @@ def save(clone: Path, message: str) -> tuple[str, str]:
     made = git("rev-parse", "HEAD", where=clone).strip()
     git("config", OWN, made, where=clone)
     return made, place
+
+
+def commit_files(clone: Path, *names: str, message: list[str]) -> None:
+    """A commit holds these files as they are, where they changed; each part of its message is a paragraph."""
+    git("add", *names, where=clone)
+    if git("status", "--porcelain", *names, where=clone):
+        paragraphs = [word for part in message for word in ("-m", part)]
+        git("commit", "-q", "--no-verify", *paragraphs, where=clone)
 
 
 def tag(commit: str) -> None:

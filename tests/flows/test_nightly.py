@@ -10,6 +10,7 @@ import pytest
 from flows import nightly, stages
 from speech_rba.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 HOOKS = ("pre-commit", "commit-msg", "pre-merge-commit", "post-checkout", "pre-push", "pre-receive", "update")
 HOSTILE = """
 [user]
@@ -109,6 +110,18 @@ def test_what_a_killed_run_left_is_gone(project, clone):
     (clone / "params.yaml").write_text("a: 2\n")
     assert nightly.update(clone).startswith("runs trunk at ")
     assert (clone / "params.yaml").read_text() == "a: 1\n"
+
+
+def test_a_seed_is_committed_before_it_runs_and_outlives_a_run_that_failed(project, clone, monkeypatch):
+    commit(project, "params.yaml", (ROOT / "params.yaml").read_text())
+    nightly.update(clone)
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(nightly, "start_from_champion", lambda: None)
+    nightly.vary(clone, 7)
+    assert git(clone, "status", "--porcelain") == "" and "  seed: 7\n" in git(clone, "show", "HEAD:params.yaml")
+    commit(project, "code.py", "2")
+    nightly.update(clone)
+    assert "  seed: 7\n" in (clone / "params.yaml").read_text() and (clone / "code.py").read_text() == "2"
 
 
 def test_the_branch_in_use_is_the_one_that_the_project_stands_on(project, tmp_path):
