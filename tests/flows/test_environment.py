@@ -76,5 +76,7 @@ def test_every_client_reaches_a_server_of_this_machine_past_a_dead_proxy():
     done = subprocess.run(ask, env=env, check=True, capture_output=True, text=True)
     assert done.stdout == "hello hello hello\n"
     ask[2] = ASK.format(module="json")
-    assert subprocess.run(ask, env=env, check=False, capture_output=True).returncode == 1  # it is the import that helps
+    assert (
+        subprocess.run(ask, env=env, check=False, capture_output=True).returncode == 1
+    )  # it is the import that helps
     server.shutdown()
