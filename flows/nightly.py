@@ -20,7 +20,6 @@ from prefect.states import Completed, Failed
 
 from flows.pipeline import pipeline
 from flows.stages import die_with_parent
-from speech_rba.assets import sha256
 from speech_rba.errors import UserError
 from speech_rba.params import change_params, read_yaml
 
@@ -28,7 +27,7 @@ BRANCH = "nightly"
 WAITING = (
     "nightly-waiting"  # what was made while the project stands on BRANCH, which git then does not let move
 )
-# In the clone's git config: the branch and the commit of the project that ran last, the clone's own commit then
+# In the clone's git config: branch and commit of the project that ran last, and the clone's own commit then
 IN_USE, LAST, OWN = "speech-rba.branch", "speech-rba.commit", "speech-rba.own"
 PARAMS = Path("params.yaml")
 CHAMPIONS = Path("work/champions")
@@ -218,7 +217,7 @@ def start_from_champion() -> None:
 
     adapter = tracking.fetch_champion(read_yaml(PARAMS)["register"]["model_name"], CHAMPIONS)
     if adapter is not None:
-        content = sha256(adapter / "adapter_model.safetensors")[:16]
+        content = tracking.digest(adapter / "adapter_model.safetensors")[:16]
         change_params(PARAMS, {"align.start_from": f"{adapter}#{content}"})
 
 
