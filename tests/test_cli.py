@@ -80,7 +80,7 @@ def test_a_spoken_question_of_any_form_is_answered(call, kind):
         (["talk", "stereo.wav"], "registration.json is missing: run `make run` first"),
         (["compare"], "nothing is registered yet: run `make run`"),
         (["promote", "7"], "speech-rba-candidates has no version 7"),
-        (["promote"], "speech-rba-candidates has no candidate: run the register stage"),
+        (["promote"], "nothing is registered yet: run `make run`"),
         (["rollback"], "speech-rba has no previous version"),
         (["promote", "--force"], "force needs a reason"),
     ],
@@ -102,6 +102,31 @@ def test_a_promotion_is_told_with_how_to_undo_it(capsys):
     assert first == "Champion: toy version 2, before it version 1; by ann" and last == "Undo:     speech-rba rollback"
 
 
+def test_a_promotion_is_told_with_its_checks_and_what_was_forced(capsys):
+    checks = {"checks": ["alarms in training: none", "word error rate: 0.05"], "forced": ["word error rate"]}
+    record = {"model": "toy", "from": "1", "to": "2", "who": "ann", "action": "promote", "reason": "new voices"}
+    show_change(record | checks)
+    told = capsys.readouterr().out.splitlines()
+    assert told[1:4] == [
+        "Checked:  alarms in training: none", "Checked:  word error rate: 0.05",
+        "Forced:   word error rate; new voices",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["review", "compare", "promote", "rollback"])
+def test_a_server_that_is_down_is_one_line(call, monkeypatch, command):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    done = call(command)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: no MLflow server answers at http://127.0.0.1:1") and "\n" not in done.stderr
+
+
+def test_what_a_command_checks_is_in_its_help(call):
+    assert "register.limits" in call("promote", "--help").stdout
+    for word in ("talk", "review", "compare", "promote", "rollback"):
+        assert word in call("--help").stdout
+
+
 def test_versions_are_compared_in_a_terminal_of_any_width(capsys):
     scores = {f"suite_{i}/likelihood_of_the_teacher's_answer": -1.25 for i in range(9)}
     show_side_by_side([{"alias": "candidate", "version": "3"} | scores, {"alias": "champion", "version": "2"}])
@@ -119,4 +144,4 @@ def test_talk_takes_the_method_that_was_registered(project, call):
 def test_a_typo_in_the_parameters_is_named(call, tmp_path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("top_k", "topk"))
     done = call("compare", folder=tmp_path)
-    assert done.returncode == 1 and "features.topk" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "base.topk" in done.stderr and "Traceback" not in done.stderr

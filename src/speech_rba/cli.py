@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,7 +34,9 @@ def talk(
 
     registration = Path("artifacts/register/registration.json")
     if method is None and not registration.exists():
-        raise UserError(f"{registration} is missing: run `make run` first, or name a --method that is trained")
+        raise UserError(
+            f"{registration} is missing: run `make run` first, or name a --method that is trained"
+        )
     method = method or json.loads(registration.read_text())["method"]
     base, adapter = Path("artifacts/base"), None if method == "base" else Path("artifacts/align") / method
     for folder in filter(None, (base, adapter)):
@@ -55,24 +58,25 @@ def talk(
 
 @app.command()
 def compare() -> None:
-    """Candidate, champion and previous side by side."""
+    """Candidate, champion and previous side by side, with their scores of test items."""
     from speech_rba import tracking
 
-    rows = tracking.compare(load_params().register_.model_name)
-    if not rows:
-        raise UserError("nothing is registered yet: run `make run`")
-    show_side_by_side(rows)
+    show_side_by_side(tracking.compare(load_params().register_.model_name))
 
 
 @app.command()
 def review() -> None:
-    """The candidates that wait for a person's decision."""
+    """The candidates that wait for a person's decision, with their alarms and score of test items."""
     from speech_rba import tracking
 
     rows = tracking.waiting(load_params().register_.model_name)
     if rows:
         show(rows)
-    print("Promote:  speech-rba promote VERSION" if rows else "nothing waits: no candidate is newer than the champion")
+    print(
+        "Promote:  speech-rba promote VERSION"
+        if rows
+        else "nothing waits: no candidate is newer than the champion"
+    )
 
 
 def show(rows: list[dict]) -> None:
@@ -83,7 +87,10 @@ def show(rows: list[dict]) -> None:
     table = Table(*dict.fromkeys(key for row in rows for key in row))
     for row in rows:
         table.add_row(
-            *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row.get(c.header, "") for c in table.columns))
+            *(
+                f"{v:.3f}" if isinstance(v, float) else str(v)
+                for v in (row.get(c.header, "") for c in table.columns)
+            )
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -97,13 +104,17 @@ def show_side_by_side(versions: list[dict]) -> None:
 @app.command()
 def promote(
     version: Annotated[str | None, typer.Argument(help="of the candidates; the newest if not given")] = None,
-    force: Annotated[bool, typer.Option(help="despite an alarm or a score below the champion's")] = False,
+    force: Annotated[bool, typer.Option(help="despite an alarm or failed check; needs --reason")] = False,
     reason: Annotated[str, typer.Option(help="goes into the audit log")] = "",
 ) -> None:
-    """Make a checked candidate the champion; the old champion stays as previous."""
+    """Make a candidate the champion; the champion before stays as previous.
+
+    It is refused where an alarm was raised in its training, or where, on the same test items as the champion, it is
+    significantly worse by register.rank_by or worse by more than register.limits allows.
+    """
     from speech_rba import tracking
 
-    show_change(tracking.promote(load_params().register_.model_name, version, force, reason))
+    show_change(tracking.promote(load_params(), version, force, reason))
 
 
 @app.command()
@@ -118,9 +129,26 @@ def show_change(record: dict) -> None:
     """A line of the audit log, for a person."""
     before = f"version {record['from']}" if record["from"] else "none"
     print(f"Champion: {record['model']} version {record['to']}, before it {before}; by {record['who']}")
+    for check in record.get("checks", []):
+        print(f"Checked:  {check}")
+    if record.get("forced"):
+        print(f"Forced:   {', '.join(record['forced'])}; {record['reason']}")
     print("Log:      mlruns/audit.jsonl")
     if record["action"] == "promote" and record["from"]:
         print("Undo:     speech-rba rollback")
+
+
+@app.command()
+def fetch_suite(
+    dataset: Annotated[str, typer.Argument(help="OWNER/NAME@REVISION/SUBSET, the revision a commit or tag")],
+    folder: Annotated[Path, typer.Argument(help="where its Parquet files go, a new folder")],
+) -> None:
+    """Download a benchmark of the hub in VoiceBench's form, to be scored from then on (set HF_HUB_OFFLINE=0)."""
+    from speech_rba.data import hub
+
+    files = hub.fetch_suite(dataset, folder)
+    name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
+    print(f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {name}: {folder}")
 
 
 def main() -> None:

@@ -1,35 +1,67 @@
 """Typed view of params.yaml, which alone holds values: a missing, unknown or mistyped key is an error."""
 
 import os
+import re
 import sys
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from annotated_types import Ge, Gt, Interval, Len, MinLen
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speech_rba.errors import UserError
+from speech_rba.records import ALIGNMENT, Condition
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Gt(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-Range = Annotated[list[float], MinLen(2)]
+
+
+def _ordered(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound comes first: write [{bounds[1]}, {bounds[0]}]")
+    return bounds
+
+
+Range = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]
+
+
+def _suite_name(name: str) -> str:
+    """A part of folders, clip ids and metric names: `-` and `/` separate there, and one letter begins a row's id."""
+    if name == "alignment" or not re.fullmatch(r"[a-z][a-z0-9_]+", name):
+        raise ValueError("name a suite with two or more small letters, digits and _, and not alignment")
+    return name
+
+
+SuiteName = Annotated[str, AfterValidator(_suite_name)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _asset(name: str) -> str:
+    """A package or a folder names its content; a repository of the hub does with a revision."""
+    folder = Path(name).expanduser()
+    if not name.startswith("pypi:") and not folder.is_dir() and not HUB_ID.fullmatch(name):
+        raise ValueError("name a pinned package as pypi:PACKAGE, a folder that is there, or OWNER/NAME@REVISION")
+    return name
+
+
+Asset = Annotated[str, AfterValidator(_asset)]
 
 
 class Assets(Group):
-    speech_llm: str | None
-    teacher: str
-    language_model: str
-    audio_tower: str
-    embedder: str
+    speech_llm: Asset | None
+    teacher: Asset
+    language_model: Asset
+    audio_tower: Asset
+    embedder: Asset
     system_prompt: str
     target_language: Literal["Spanish", "German"] | None
 
@@ -40,6 +72,7 @@ class Synthesize(Group):
     num_questions: Count
     num_constrained: Count
     num_translations: Count
+    validation_share: Share
     test_share: Share
     temperature: Positive
     top_p: Share
@@ -54,10 +87,9 @@ class Synthesize(Group):
 
 class Voice(Group):
     seed: int
-    num_workers: PositiveInt
     train_clips_per_row: PositiveInt
-    max_suite_questions: Count
     heldout_voices: list[str]
+    validation_voices: list[str]
     rate: Range
     pitch_semitones: Range
     level_db: Range
@@ -109,10 +141,11 @@ class Acoustics(Group):
     save_steps: PositiveInt
 
 
-class Features(Group):
-    batch_size: PositiveInt
-    top_k: PositiveInt
-    max_tokens: PositiveInt
+class Suite(Group):
+    max_questions: PositiveInt
+    validation_share: Share
+    conditions_per_recording: Count
+    seed: int
 
 
 class Validate(Group):
@@ -137,6 +170,8 @@ class Base(Group):
     temperature: Positive
     min_doubt: Annotated[float, Ge(0)]
     adapter_min_doubt: Annotated[float, Ge(0)]
+    max_transcript_tokens: PositiveInt
+    max_completion_tokens: PositiveInt
 
     @model_validator(mode="after")
     def _doubt_needs_alternatives(self) -> "Base":
@@ -203,23 +238,35 @@ class Alarms(Group):
 
 
 class Evaluate(Group):
-    batch_size: PositiveInt
-    max_completion_tokens: PositiveInt
     num_bootstrap: PositiveInt
     seed: int
-    conditions_per_recording: Count
     alarms: Alarms
-    suites: list[str]
+    suites: Annotated[dict[SuiteName, str], MinLen(1)]
 
 
 class Report(Group):
     num_examples: PositiveInt
 
 
+class Limits(Group):
+    min_common_rows: PositiveInt
+    max_text_drop: Annotated[float, Ge(0)]
+    max_refusal_drop: Share
+    max_length_ratio: Annotated[float, Ge(1)]
+    max_wer_rise: Annotated[float, Ge(0)]
+
+
+# the metrics of which more is better: of synthesized rows, and of suites by the kind of their questions
+ALIGNMENT_METRICS = ("token_f1", "agreement", "reference_logp", "teacher_pmi", "relevance")
+SUITE_METRICS = ("accuracy", "refused", "followed", "followed_loosely", "chrf", "teacher_pmi")
+
+
 class Register(Group):
-    model_name: str
+    # MLflow takes no "/" or ":" and 256 characters, of which "-candidates" needs 11; a quote would end its filters
+    model_name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     rank_by: str
     num_check_clips: PositiveInt
+    limits: Limits
 
 
 class Params(Group):
@@ -228,7 +275,7 @@ class Params(Group):
     voice: Voice
     ears: Ears
     acoustics: Acoustics
-    features: Features
+    suite: Suite
     validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel owns the plain names
     gate: Gate
     base: Base
@@ -239,12 +286,29 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_scored(self) -> "Params":
-        suites = ["alignment", *(Path(suite).name for suite in self.evaluate.suites)]
-        suite, *rest = self.register_.rank_by.split("/")
+        rank_by, suites = self.register_.rank_by, [ALIGNMENT, *self.evaluate.suites]
+        suite, *rest = rank_by.split("/")
         if suite not in suites or len(rest) != 2:
             raise ValueError(
-                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; "
-                f"it is {self.register_.rank_by!r}"
+                f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is {rank_by!r}"
+            )
+        metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
+        for what, given, known in (
+            ("condition", rest[0], ("all", "hard", *get_args(Condition))),
+            (f"metric of {suite}", rest[1], metrics),
+        ):
+            if given not in known:
+                raise ValueError(f"register.rank_by is {rank_by!r}: set its {what} to one of {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _clips_to_check_with(self) -> "Params":
+        texts = self.synthesize
+        rows = texts.num_instructions + texts.num_questions + texts.num_constrained + texts.num_translations
+        if self.register_.num_check_clips > (expected := int(rows * texts.test_share)):
+            raise ValueError(
+                f"register.num_check_clips is {self.register_.num_check_clips}, and {rows} rows with "
+                f"synthesize.test_share {texts.test_share} give {expected} test rows: lower it to at most that"
             )
         return self
 

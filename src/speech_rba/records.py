@@ -16,7 +16,8 @@ Condition = Literal[
     "clean", "white_noise", "pink_noise", "hum", "babble", "room", "telephone", "clipped", "hesitant", "muffled",
     "packet_loss",
 ]  # fmt: skip
-ALIGNMENT = "alignment"  # the suite of synthesized rows; other suites are named after their folder
+ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
+RECORDED = "recorded"  # the voice and engine of a clip that nobody here made
 
 Split = Literal["train", "validation", "test"]  # learned from; chosen by; reported
 Task = Literal["instruction", "question", "constrained", "translation"]
@@ -124,7 +125,7 @@ class Clip(Record):
 
     id: str
     row_id: str
-    suite: str  # "alignment" for synthesized rows, else the suite's folder name
+    suite: str
     split: Split
     path: str
     transcript: str  # what is meant; `spoken` may hesitate
@@ -195,6 +196,15 @@ class Quarantined(Record):
     row_id: str
     transcript: str
     reasons: list[str]
+
+
+class RefusedRow(Record):
+    """A row of a suite that cannot be scored. `row` is the line of a text file from 1 on, the row of Parquet from 0."""
+
+    file: str  # inside the suite's folder
+    row: int
+    text: str  # what it asks, as far as it can be read
+    cause: str
 
 
 R = TypeVar("R", bound=Record)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from speech_rba.data.ifeval import CHECKERS, follows, follows_loosely
+from speech_rba.data.ifeval import CHECKERS, OFFICIAL, follows, follows_loosely, sentence_splitter
+from speech_rba.errors import UserError
 
 AT_LEAST, LESS = "at least", "less than"
 CASES = [
@@ -43,7 +44,39 @@ CASES = [
     ("change_case:english_capital", {}, "THIS IS A GOOD DAY.", "This is a good day."),
     ("change_case:english_lowercase", {}, "the weather is good for all of us here.", "The weather is good for us."),
     ("punctuation:no_comma", {}, "Tea and milk.", "Tea, milk."),
+    ("change_case:capital", {}, "WATER BOILS AT ONE HUNDRED DEGREES.", "WATER BOILS at 100 DEGREES."),
+    ("change_case:lowercase", {}, "water boils.", "Water boils."),
 ]
+AS_THE_OFFICIAL_CODE = [  # kind, arguments, a response, whether it follows: what the official code says of it
+    ("keywords:frequency", {"keyword": " tea ", "frequency": 2, "relation": AT_LEAST}, "tea, tea.", True),
+    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": LESS}, "Dr. Bo saw Mr. Li at 5 p.m. on "
+     "Jan. 3rd.", True),
+    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": AT_LEAST}, "He is in the U.S. He likes "
+     "it.", True),
+    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": AT_LEAST}, "one\ntwo\nthree", False),
+    ("length_constraints:number_words", {"num_words": 2, "relation": LESS}, "i\u0307stanbul", True),
+    ("change_case:capital_word_frequency", {"capital_frequency": 5, "capital_relation": AT_LEAST},
+     "IT IS MARY'S. GO.", True),  # IT, IS, MARY, 'S, GO
+    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
+     "\"'Well, yes.", False),
+    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
+     "'\"Well's", True),
+    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "ΣΟΣ"},
+     "ΣΟΣ", False),
+    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
+     "\n\nWell.", False),
+    ("detectable_content:postscript", {"postscript_marker": " P.S."}, "Bye. P. S. Write!", True),
+    ("detectable_content:postscript", {"postscript_marker": " P.S."}, "Bye. P. P. Write!", False),
+    ("detectable_format:multiple_sections", {"section_spliter": "Day ", "num_sections": 2}, "Day1 a\nDay 2 b", True),
+    ("detectable_format:multiple_sections", {"section_spliter": "Day ", "num_sections": 1}, "Day  1 a", False),
+    ("detectable_format:json_format", {}, "```json```JSON\n{}```", True),
+    ("detectable_format:json_format", {}, "```jSON\n{}```", False),
+    ("detectable_format:json_format", {}, "[" * 5000, False),
+    ("detectable_format:title", {}, "<<><>>", True),
+    ("detectable_format:title", {}, "<<>>", False),
+    ("change_case:english_capital", {}, "WATER BOILS AT ONE HUNDRED DEGREES.", False),  # langdetect: not English
+    ("change_case:english_capital", {}, "123", False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("instruction", "arguments", "right", "wrong"), CASES)
@@ -54,7 +87,18 @@ def test_a_response_follows_or_not(instruction, arguments, right, wrong):
 
 
 def test_every_type_has_a_case():
-    assert {case[0] for case in CASES} == set(CHECKERS) and len(CHECKERS) == 25
+    assert {case[0] for case in CASES} == set(CHECKERS) and len(OFFICIAL) == 25
+
+
+@pytest.mark.parametrize(("instruction", "arguments", "response", "follows_it"), AS_THE_OFFICIAL_CODE)
+def test_the_verdict_is_that_of_the_official_code(instruction, arguments, response, follows_it):
+    assert follows(response, instruction, arguments) == follows_it
+
+
+def test_sentences_are_cut_by_the_trained_english_punkt():
+    cut = sentence_splitter().tokenize
+    assert cut("Prof. Li met Mr. Bo. Yes!") == ["Prof. Li met Mr. Bo.", "Yes!"]
+    assert cut("Acme Inc. grew. J. K. Rowling wrote.") == ["Acme Inc. grew.", "J. K. Rowling wrote."]
 
 
 def test_loosely_an_introduction_a_closing_line_and_stars_are_forgiven():
@@ -69,6 +113,8 @@ def test_what_is_no_instruction_is_refused():
         follows("x", "keywords:rhyme", {})
     with pytest.raises(ValueError, match="number_words does not take"):
         follows("x", "length_constraints:number_words", {"words": 3})
+    with pytest.raises(UserError, match=r"keywords:existence: .*'\(tea'.* holds no regular expression"):
+        follows("x", "keywords:existence", {"keywords": ["(tea"]})
     with pytest.raises(ValueError, match="no relation 'around'"):
         follows("x", "length_constraints:number_words", {"num_words": 3, "relation": "around"})
 

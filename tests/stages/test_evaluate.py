@@ -8,6 +8,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
+from speech_rba.errors import UserError
 from speech_rba.model.bridge import hard_tokens
 from speech_rba.model.heard import save_heard
 from speech_rba.model.student import Student
@@ -27,7 +28,7 @@ from speech_rba.records import (
 from speech_rba.stages import evaluate
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("data", "synthesize", "voice", "features", "validate", "base", "align", "out")
+NAMES = ("synthesize", "features", "suites", "suite_features", "validate", "base", "align", "out")
 
 
 @pytest.fixture
@@ -35,22 +36,23 @@ def params() -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["align"]["methods"] = ["sft"]
     values["register"]["rank_by"] = "alignment/all/token_f1"
-    values["evaluate"].update(suites=[], max_completion_tokens=8, num_bootstrap=50)
+    values["evaluate"].update(suites={"quiz": "quiz"}, num_bootstrap=50)
     return Params.model_validate(values)
 
 
 def write_inputs(folder: Path, student, heard, questions) -> None:
-    """Two rows, each in a clean and a noisy clip; both clips of a row were heard alike."""
+    """A row of each held-out split, each in a clean and a noisy clip that were heard alike; a suite without clips."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
     rows, clips, features = [], [], []
-    for i, question in enumerate(questions[:2]):
+    splits = ["test", "test", "validation", "validation"]
+    for i, (question, split) in enumerate(zip(questions[:4], splits, strict=True)):
         messages = [Message(role="user", content=question)]
-        rows.append(Row(id=f"r{i}", task="question", split="test", messages=messages, prompt=question,
+        rows.append(Row(id=f"r{i}", task="question", split=split, messages=messages, prompt=question,
                         completion="It is Paris.", completion_ended=True, teacher="t", template_hash="h",
                         sampling=sampling, seed=0))  # fmt: skip
         for condition in ("clean", "telephone"):
             clip_id = f"r{i}-{condition}"
-            clips.append(Clip(id=clip_id, row_id=f"r{i}", suite="alignment", split="test", path=f"clips/{clip_id}.flac",
+            clips.append(Clip(id=clip_id, row_id=f"r{i}", suite="alignment", split=split, path=f"clips/{clip_id}.flac",
                               transcript=question, voice="v", engine="e", heldout_voice=False, rate=1,
                               pitch_semitones=0, level_db=-20, condition=condition, strength={},
                           heldout_condition=False, spoken="x", seed=0,
@@ -58,13 +60,16 @@ def write_inputs(folder: Path, student, heard, questions) -> None:
             features.append(Feature(clip_id=clip_id, duration_s=2, rms_db=-20, peak=0.5, clipped_share=0,
                                     silence_share=0, words_per_s=3, heard=question, student_heard="Why?", wer=0,
                                     mean_logprob=0))  # fmt: skip
-    for name in ("synthesize", "voice", "features", "validate", "data/suites", "align"):
+    for name in ("synthesize", "features", "suites/quiz", "suite_features/quiz", "validate", "align"):
         (folder / name).mkdir(parents=True)
     write_jsonl(folder / "synthesize/rows.jsonl", rows)
-    write_jsonl(folder / "voice/manifest.jsonl", clips)
+    write_jsonl(folder / "suites/quiz/questions.jsonl", [])
+    write_jsonl(folder / "suite_features/quiz/table.jsonl", [])
+    save_heard(folder / "suite_features/quiz/heard.safetensors", heard[:1])
+    write_jsonl(folder / "validate/accepted_suites.jsonl", [])
     write_jsonl(folder / "features/table.jsonl", features)
     write_jsonl(folder / "validate/accepted.jsonl", clips)
-    save_heard(folder / "features/heard.safetensors", [h for h in heard[:2] for _ in range(2)])
+    save_heard(folder / "features/heard.safetensors", [h for h in heard[:4] for _ in range(2)])
     student.save_pretrained(folder / "base")
 
 
@@ -84,8 +89,15 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     write_adapter(tmp_path, std=0.0)
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
-    assert [(a.system, a.clip_id) for a in answers if a.system == "text"] == [("text", ""), ("text", "")]
+    found = sorted((a.row_id, a.clip_id, a.split) for a in answers if a.system == "text")
+    assert found == [("r0", "", "test"), ("r1", "", "test"), ("r2", "", "validation"), ("r3", "", "validation")]
+    answers = [a for a in answers if a.split == "test"]
     by_system = {s: [a for a in answers if a.system == s] for s in ("text", "cascade", "base", "sft")}
+    reads = by_system["sft"][4:]  # a method reads the texts too
+    del by_system["sft"][4:]
+    assert [(a.clip_id, a.condition) for a in reads] == [("", "text")] * 2
+    assert [a.response for a in reads] == [a.response for a in by_system["text"]]
+    assert by_system["sft"][0].hypothesis == "Why?" and by_system["sft"][0].prompt == questions[0]
     for system in ("cascade", "base", "sft"):
         assert [a.clip_id for a in by_system[system]] == ["r0-clean", "r0-telephone", "r1-clean", "r1-telephone"]
         clean, telephone, other, _ = by_system[system]
@@ -105,14 +117,20 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     assert speeds.pop("cascade") is None  # it read nothing that the text system had not read
     assert all(speed > 0 for speed in speeds.values())
     assert scores["alarms"] == {"sft": []}  # nothing was reinforced
+    chosen_by = {(row["system"], row["condition"]): row["n"] for row in scores["validation"]}
+    assert chosen_by["sft", "all"] == chosen_by["base", "all"] == 4 and chosen_by["text", "text"] == 2
 
 
-def test_without_a_heldout_clip_nothing_is_answered(tmp_path, monkeypatch, params, student, heard, questions):
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_without_a_held_out_clip_nothing_is_answered(
+    tmp_path, monkeypatch, params, student, heard, questions, split
+):
     monkeypatch.chdir(tmp_path)
     write_inputs(tmp_path, student, heard, questions)
-    Path("validate/accepted.jsonl").write_text("")
-    monkeypatch.setattr(evaluate, "timed_answers", None)
-    with pytest.raises(ValueError, match=r"raise synthesize\.test_share"):
+    others = [c for c in read_jsonl(Path("validate/accepted.jsonl"), Clip) if c.split != split]
+    write_jsonl(Path("validate/accepted.jsonl"), others)
+    monkeypatch.setattr(evaluate, "answer_all", None)
+    with pytest.raises(UserError, match=rf"raise synthesize\.{split}_share"):
         evaluate.run(params, *map(Path, NAMES))
 
 
@@ -127,7 +145,7 @@ def test_what_was_heard_without_doubt_a_method_answers_as_base(
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
     base, sft = ([(a.clip_id, a.response, a.metrics) for a in answers if a.system == s] for s in ("base", "sft"))
-    assert base == sft and len(sft) == 4
+    assert base == sft[:8] and len(sft) == 8 + 4
 
 
 def test_the_same_prompt_in_another_row_is_answered_anew(student):

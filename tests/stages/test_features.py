@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
 from speech_rba.model.heard import load_heard
 from speech_rba.params import load_params
@@ -12,11 +13,11 @@ from speech_rba.records import Clip, Feature, read_jsonl, write_jsonl
 from speech_rba.stages import features
 from speech_rba.synthesis.voices import speak
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["What is the capital of France?", "Tell me about the river, please.", "Nobody can read this."]
 
 
-def test_every_clip_is_measured_and_a_second_run_hears_nothing_again(tmp_path, monkeypatch, student):
-    monkeypatch.chdir(tmp_path)
+def write_inputs(student) -> None:
     Path("voice/clips").mkdir(parents=True)
     clips = [
         Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="test", path=f"clips/c{i}.flac", transcript=text,
@@ -30,7 +31,12 @@ def test_every_clip_is_measured_and_a_second_run_hears_nothing_again(tmp_path, m
     Path("voice/clips/c2.flac").write_bytes(b"no audio")
     write_jsonl(Path("voice/manifest.jsonl"), clips)
     student.save_pretrained(Path("base"))
-    params = load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+def test_every_clip_is_measured(tmp_path, monkeypatch, student):
+    monkeypatch.chdir(tmp_path)
+    write_inputs(student)
+    params = load_params(ROOT / "params.yaml")
     features.run(params, Path("voice"), Path("base"), Path("out"))
     table = read_jsonl(Path("out/table.jsonl"), Feature)
     assert [f.clip_id for f in table] == ["c0", "c1", "c2", "c3"]
@@ -39,9 +45,41 @@ def test_every_clip_is_measured_and_a_second_run_hears_nothing_again(tmp_path, m
     assert table[3].heard is None and table[3].wer is None and table[3].student_heard == TEXTS[0]  # nobody asks
     kept = load_heard(Path("out/heard.safetensors"), [0, 1, 2])
     assert student.audio_tower.text(kept[1].token_ids.tolist()) == table[1].heard
-    assert kept[0].top_probs.shape == (len(kept[0].token_ids), params.features.top_k)
+    assert kept[0].top_probs.shape == (len(kept[0].token_ids), student.config.soft_top_k)
 
-    monkeypatch.setattr(features, "hear_round", lambda *_: pytest.fail("heard again"))
-    features.run(params, Path("voice"), Path("base"), Path("again"))
-    assert Path("again/table.jsonl").read_bytes() == Path("out/table.jsonl").read_bytes()
     assert list(json.loads(Path("out/report.json").read_text())["ms_per_clip"]) == ["student"]  # no ears of its own
+    assert not list(Path("work/features").iterdir())
+
+
+def test_a_stopped_run_hears_no_round_again(tmp_path, monkeypatch, student):
+    monkeypatch.chdir(tmp_path)
+    write_inputs(student)
+    params, hear_round, heard = load_params(ROOT / "params.yaml"), features.hear_round, []
+
+    def counted(listen, voice, clips, path):
+        heard.append(path.name)
+        if len(heard) == stop_at:
+            raise KeyboardInterrupt
+        hear_round(listen, voice, clips, path)
+
+    monkeypatch.setattr(features, "hear_round", counted)
+    stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        features.run(params, Path("voice"), Path("base"), Path("out"))
+    stop_at = None
+    features.run(params, Path("voice"), Path("base"), Path("out"))
+    assert heard == ["student-exact-000000.safetensors", *["student-fast-000000.safetensors"] * 2]
+    features.run(params, Path("voice"), Path("base"), Path("again"))
+    for name in ("table.jsonl", "heard.safetensors"):
+        assert Path("again", name).read_bytes() == Path("out", name).read_bytes()
+
+
+def test_what_is_heard_in_a_clip_does_not_depend_on_its_batch(student):
+    clips = [speak("espeak-en-us+f3", text, 1.0, 0.0) for text in (TEXTS[0], TEXTS[1] * 2, TEXTS[2])]
+    together, texts = student.listen([*clips, *clips[::-1]])
+    for place, clip in enumerate(clips):
+        (alone,), (text,) = student.listen([clip])
+        for other in (place, 5 - place):
+            assert texts[other] == text
+            assert torch.equal(together[other].ids, alone.ids)
+            assert torch.allclose(together[other].weights, alone.weights, atol=1e-4)

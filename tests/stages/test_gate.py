@@ -24,7 +24,9 @@ SETTINGS = {
 SETTINGS |= {"condition": "clean", "duration_s": 1.0}
 
 
-def write(folder: Path, splits=("train", "train", "test"), quarantined=1, passed=True, **changes) -> Path:
+def write(
+    folder: Path, splits=("train", "train", "test"), quarantined=1, passed=True, suite_passed=True, **changes
+) -> Path:
     """A validation folder with one accepted clip for each of `splits`."""
     folder.mkdir()
     clips = [
@@ -36,6 +38,7 @@ def write(folder: Path, splits=("train", "train", "test"), quarantined=1, passed
     by_clip = {"name": "silent", "critical": False, "passed": False, "observed": "1 clips", "expected": "loud"}
     counts = {"num_clips": len(clips) + quarantined, "num_accepted": len(clips), "num_quarantined": quarantined}
     report = counts | {"reasons": {"silent": quarantined}, "checks": [critical, by_clip]} | changes
+    report["suites"] = {"quiz": {**report, "checks": [critical | {"passed": suite_passed}, by_clip], "refused": {}}}
     (folder / "report.json").write_text(json.dumps(report))
     return folder
 
@@ -54,6 +57,7 @@ def test_good_data_passes_with_its_hash(tmp_path):
     ("changes", "message"),
     [
         ({"passed": False}, "one_split: 7 clips; expected: none"),
+        ({"suite_passed": False}, "quiz: one_split: 7 clips; expected: none"),
         ({"quarantined": 2}, "quarantine_share: 40.0%; expected: at most 25.0%"),
         ({"splits": ("train", "test", "test")}, "train_clips: 1 clips; expected: at least 2"),
         ({"num_accepted": 4, "num_clips": 5}, "report_agrees: 3 clips"),

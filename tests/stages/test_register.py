@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from speech_rba import tracking
+from speech_rba.errors import UserError
 from speech_rba.params import load_params
-from speech_rba.records import Answer, Clip, write_jsonl
+from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import register
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,13 @@ class Result:
 def load_answerer(base, adapter):
     """A student in place of the real one: its answer names its weights and the number of samples it heard."""
     weights = (base / "model.safetensors").read_text() + (adapter / "adapter_model.safetensors").read_text()
-    return lambda clips: [Result(f"{weights} {len(clip)}") for clip in clips]
+
+    def answer(clips):
+        if any(len(clip) > 480_000 for clip in clips):
+            raise UserError("a clip is too long")
+        return [Result(f"{weights} {len(clip)}") for clip in clips]
+
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,8 @@ def fresh_store(tmp_path_factory):
     return folder / "mlruns/mlflow.db"
 
 
-CHANGED = {"num_check_clips": 2, "rank_by": "alignment/all/token_f1"}
+RANK_BY = "alignment/all/token_f1"
+CHANGED = {"num_check_clips": 2, "rank_by": RANK_BY}
 
 
 @pytest.fixture
@@ -68,7 +76,7 @@ def pipeline(tmp_path, monkeypatch, fresh_store):
         (folder / "adapter_config.json").write_text("{}")
         (folder / "training.json").write_text(json.dumps({"method": method, "minutes": 1.5}))
         (folder / "log.jsonl").write_text(json.dumps({"step": 1, "phase": "sft", "minutes": 0.5, "loss": 2.0}) + "\n")
-    write_scores(sft=0.3, rba=0.4)
+    write_scores({"sft": 0.3, "rba": 0.4}, validation={"sft": 0.35, "rba": 0.45})
     write_answers({"base": "one", "sft": "one", "rba": "one"}, {"base": "one", "sft": "one", "rba": "other"})
     return {"params": params, "out": Path("registered")} | {name: Path(name) for name in FOLDERS}
 
@@ -89,18 +97,20 @@ def write_clips(voice, accepted):
     write_jsonl(accepted, clips)
 
 
-def write_scores(**token_f1):
+def write_scores(test, validation):
     row = {"suite": "alignment", "condition": "all", "metric": "token_f1"}
-    rows = [row | {"system": system, "value": value} for system, value in token_f1.items()]
+    rows = [row | {"system": system, "value": value} for system, value in test.items()]
     rows.append(row | {"system": "text", "condition": "text", "value": 0.5})
-    scores = {"systems": ["text", *token_f1], "scores": rows, "recovery": [], "cost": [], "wer": []}
+    chosen_by = [row | {"system": system, "value": value} for system, value in validation.items()]
+    scores = {"systems": ["text", *test], "scores": rows, "validation": chosen_by}
+    scores |= {"recovery": [], "cost": [], "wer": []}
     alarm = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
-    scores["alarms"] = {method: [alarm] for method in token_f1}
+    scores["alarms"] = {method: [alarm] for method in test | validation}
     Path("evaluation/scores.json").write_text(json.dumps(scores))
 
 
 def write_answers(*responses):
-    """Of each system to the second test clip, and to the third."""
+    """Of each system to the second test clip, and to the third; of the methods to the text, and in validation."""
     fields = {"suite": "alignment", "row_id": "r", "condition": "clean", "voice": "v", "heldout_voice": False}
     fields |= {"snr_db": None, "heard": "hi", "metrics": {}}
     answers = [
@@ -108,6 +118,12 @@ def write_answers(*responses):
         for number, said in enumerate(responses, 2)
         for system, response in said.items()
     ]
+    for method in ("sft", "rba"):
+        answers.append(Answer(**fields | {"condition": "text"}, clip_id="", system=method, response="read"))
+        answers.append(Answer(**fields, clip_id="7", system=method, response="validated", split="validation"))
+    answers.append(Answer(**fields, clip_id="7", system="base", response="one", split="validation"))
+    other = fields | {"suite": "qa"}  # its clips may have the same ids
+    answers += [Answer(**other, clip_id="2", system=system, response=system) for system in ("base", "sft", "rba")]
     write_jsonl(Path("evaluation/answers.jsonl"), answers)
 
 
@@ -124,6 +140,8 @@ def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
     version = tracking.mlflow.MlflowClient().get_model_version_by_alias("speech-rba-candidates", "candidate")
     assert version.tags["data_sha256"] == "d" * 64
     assert version.tags["alarms"] == "length_drift"
+    assert (version.tags["validation_score"], version.tags["test_score"]) == ("0.45", "0.4")
+    assert "Method **rba**, chosen by alignment/all/token_f1 on validation: 0.45, on test 0.4" in version.description
     assert "| length_drift | True | False | 3.5 | at most 1.5 |" in version.description
     assert "| alignment token_f1 | 0.500 | 0.300 | 0.400 |" in version.description
     assert "| num_train_clips | True | True | 400 | >= 300 |" in version.description
@@ -134,8 +152,29 @@ def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
     assert tracking.mlflow.artifacts.load_text(version.tags["report"]) == "<p>report"
     student = tracking.mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
     audio = pd.DataFrame({"audio": [Path("voice/1.flac").read_bytes()]})
-    assert student.predict(audio) == ["baserba 3200"]
+    assert student.predict(audio).to_dict("records") == [{"answer": "baserba 3200", "error": ""}]
+    with tracking.fetched("models:/speech-rba-candidates/1") as model:
+        stored = read_jsonl(model / tracking.BUNDLE / "answers.jsonl", Answer)
+    assert [(a.suite, a.clip_id, a.condition, a.response) for a in stored] == [
+        ("alignment", "2", "clean", "one"), ("alignment", "3", "clean", "other"), ("alignment", "", "text", "read"),
+        ("qa", "2", "clean", "rba"),
+    ]  # fmt: skip
     assert not [p for p in Path("mlruns/artifacts").rglob("*") if p.suffix in {".pkl", ".pt", ".bin"}]
+
+
+def test_a_recording_that_cannot_be_answered_is_named_and_the_others_are_answered(pipeline, tmp_path):
+    register.run(**pipeline)
+    student = tracking.mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
+    soundfile.write("long.flac", np.zeros(480_001, np.float32), 16_000)
+    good, long = Path("voice/1.flac").read_bytes(), Path("long.flac").read_bytes()
+    answered = student.predict(pd.DataFrame({"audio": [good, b"no audio at all", good[:40], long, good]}))
+    assert list(answered["answer"]) == ["baserba 3200", "", "", "", "baserba 3200"]
+    first, broken, cut, too_long, last = answered["error"]
+    assert first == last == ""
+    assert broken.startswith("recording 2 is no readable audio file") and cut.startswith("recording 3 ")
+    assert too_long == "recording 4: a clip is too long"
+    assert "BytesIO" not in broken + cut
+    assert list(student.predict(pd.DataFrame({"audio": [b"x"]}))["answer"]) == [""]
 
 
 def test_registering_twice_gives_one_version(pipeline):
@@ -165,9 +204,22 @@ def test_another_answer_after_the_reload_registers_nothing(pipeline, monkeypatch
     assert not Path("registered").exists()
 
 
+@pytest.mark.parametrize(
+    ("validation", "registered"),
+    [({"sft": 0.5, "rba": 0.4}, "sft"), ({"sft": 0.4, "rba": 0.5}, "rba"), ({"sft": 0.5, "rba": 0.5}, "sft")],
+)
+def test_the_method_is_chosen_on_validation_and_of_equals_the_first(pipeline, validation, registered):
+    write_scores({"sft": 0.1, "rba": 0.9}, validation)
+    register.run(**pipeline)
+    assert json.loads(Path("registered/registration.json").read_text())["method"] == registered
+
+
 def test_what_the_gate_refused_or_nobody_scored_is_not_registered(pipeline):
-    write_scores(sft=0.3)
-    with pytest.raises(ValueError, match="token_f1 of rba"):
+    write_scores({"sft": 0.3, "rba": 0.4}, validation={"sft": 0.3})
+    with pytest.raises(ValueError, match="no validation score alignment/all/token_f1 of rba: set register"):
+        register.run(**pipeline)
+    write_scores({"sft": 0.3}, validation={"sft": 0.3, "rba": 0.4})
+    with pytest.raises(ValueError, match=r"scores\.json has no alignment/all/token_f1 of rba"):
         register.run(**pipeline)
     Path("gate/gate.json").write_text('{"passed": false}')
     with pytest.raises(ValueError, match="did not pass"):
@@ -180,7 +232,7 @@ def test_too_few_clips_to_check_with(pipeline):
 
 
 def test_the_clips_to_check_with_are_those_whose_answer_the_adapter_changes(pipeline):
-    accepted, answers = Path("validation/accepted.jsonl"), Path("evaluation/answers.jsonl")
+    accepted, answers = Path("validation/accepted.jsonl"), read_jsonl(Path("evaluation/answers.jsonl"), Answer)
     ids = {
         m: [c.id for c in register.check_clips(accepted, 2, register.changed_clips(answers, m))] for m in ("sft", "rba")
     }

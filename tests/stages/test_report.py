@@ -16,6 +16,8 @@ from speech_rba.params import Params, load_params
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, write_jsonl
 from speech_rba.stages.report import run
 
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS = PARAMS.model_copy(update={"evaluate": PARAMS.evaluate.model_copy(update={"suites": {"spoken_qa": "quiz"}})})
 SYSTEMS = {"text": 0.36, "cascade": 0.22, "base": 0.20, "sft": 0.24, "rba": 0.30}  # chance of a right answer
 CONDITIONS = ["clean", "white_noise", "babble", "room", "telephone"]
 SHARES = ["prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"]
@@ -29,13 +31,14 @@ ASKED = "What is the capital of France & who built <b>the tower</b> there?"
 
 def make_clips(folder: Path, num_rows: int, noise: np.random.Generator) -> list[Clip]:
     clips = []
-    (folder / "clips").mkdir(parents=True)
     for suite in ("alignment", "spoken_qa"):
+        place = folder / ("voice" if suite == "alignment" else f"suites/{suite}")
+        (place / "clips").mkdir(parents=True)
         for number in range(num_rows):
             condition, voice = CONDITIONS[number % 5], VOICES[number % len(VOICES)]
             clip_id = f"{suite}-{number}"
             tone = 0.2 * np.sin(np.arange(16_000) * (0.05 + 0.002 * number)) + noise.normal(0, 0.02, 16_000)
-            soundfile.write(folder / "clips" / f"{clip_id}.flac", tone, 16_000)
+            soundfile.write(place / "clips" / f"{clip_id}.flac", tone, 16_000)
             setting = {"voice": voice, "heldout_voice": voice.endswith("scotland"), "condition": condition}
             noisy, in_room = condition in ("white_noise", "babble"), condition == "room"
             setting["strength"] = (
@@ -57,7 +60,7 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
         for system, skill in SYSTEMS.items():
             spoken = system != "text"
             skill -= 0.08 * (spoken and clip.condition != "clean")
-            metrics = {"accuracy": float(noise.random() < skill)}
+            metrics = {"accuracy": float(noise.random() < skill), "unparsed": 0.25}
             if clip.suite == "alignment":
                 metrics = {"agreement": skill + noise.normal(0.2, 0.1), "token_f1": skill, "reference_logp": skill - 2}
             yield Answer(
@@ -79,7 +82,10 @@ def estimate(found: tuple[float, float, float]) -> dict[str, float]:
 
 def make_scores(answers: list[Answer]) -> dict:
     scores, paired, recovered = [], [], []
-    for suite, metrics in {"alignment": ["token_f1", "agreement", "reference_logp"], "spoken_qa": ["accuracy"]}.items():
+    for suite, metrics in {
+        "alignment": ["token_f1", "agreement", "reference_logp"],
+        "spoken_qa": ["accuracy", "unparsed"],
+    }.items():
         for metric in metrics:
             for condition in ("text", "all", *CONDITIONS):
                 of = {"suite": suite, "condition": condition, "metric": metric}
@@ -135,11 +141,11 @@ def make_log(method: str) -> list[dict]:
 def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
     """Well-formed outputs of every stage before the report; the keys are the arguments of its run."""
     noise = np.random.default_rng(0)
-    names = ["synthesize", "voice", "features", "validate", "gate", "align", "evaluate"]
+    names = ["synthesize", "voice", "features", "suites", "suite_features", "validate", "gate", "align", "evaluate"]
     stages = {name: top / name for name in names}
     for method in ("sft", "rba"):
         (stages["align"] / method).mkdir(parents=True)
-    clips = make_clips(stages["voice"], num_rows, noise)
+    clips = make_clips(top, num_rows, noise)
     answers = list(make_answers(clips, noise))
     rows = [
         Row(
@@ -160,8 +166,14 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
     for folder in stages.values():
         folder.mkdir(exist_ok=True)
     write_jsonl(stages["synthesize"] / "rows.jsonl", rows)
-    write_jsonl(stages["validate"] / "accepted.jsonl", clips)
-    write_jsonl(stages["features"] / "table.jsonl", features)
+    for name, suite, table in (
+        ("accepted", "alignment", stages["features"]),
+        ("accepted_suites", "spoken_qa", stages["suite_features"] / "spoken_qa"),
+    ):
+        table.mkdir(exist_ok=True)
+        ids = {clip.id for clip in clips if clip.suite == suite}
+        write_jsonl(stages["validate"] / f"{name}.jsonl", [clip for clip in clips if clip.id in ids])
+        write_jsonl(table / "table.jsonl", [feature for feature in features if feature.clip_id in ids])
     write_jsonl(stages["evaluate"] / "answers.jsonl", answers)
     training = {"num_steps": 60, "num_samples": 960, "num_teacher_tokens": 20_000, "peak_memory_gb": 2.1}
     reports = {
@@ -170,6 +182,8 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
         },
         "voice/report.json": {"num_clips": 99, "audio_minutes": 70.0, "minutes": 5.1, "real_time_factor": 0.07},
         "features/report.json": {"num_clips": 99, "minutes": 6.0, "ms_per_clip": 250.0},
+        "suites/spoken_qa/report.json": {"minutes": 1.2},
+        "suite_features/spoken_qa/report.json": {"minutes": 0.8},
         "validate/report.json": {
             "num_clips": 104, "num_accepted": 99, "num_quarantined": 5, "reasons": {"max_wer_clean": 4, "rms_db": 1},
             "checks": CHECKS,
@@ -183,6 +197,7 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
         lines = [json.dumps(line) for line in make_log(method)]
         (stages["align"] / method / "log.jsonl").write_text("\n".join(lines))
     for path, content in reports.items():
+        (top / path).parent.mkdir(exist_ok=True)
         (top / path).write_text(json.dumps(content))
     keys = {"validate": "validation", "align": "methods", "evaluate": "evaluation"}
     return {keys.get(name, name): path for name, path in stages.items()} | {"out": top / "report"}
@@ -191,7 +206,7 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory) -> dict[str, Path]:
     paths = make_artifacts(tmp_path_factory.mktemp("artifacts"), num_rows=10)
-    run(load_params(), **paths)
+    run(PARAMS, **paths)
     return paths
 
 
@@ -204,12 +219,13 @@ def test_page_is_one_file_with_every_text_escaped(artifacts):
     assert "leaked &lt;rows&gt;" in page
     assert page.count("<audio") == 20  # 20 clips were evaluated, and params.report.num_examples asks for as many
     assert page.count("1,200") == 1
+    assert page.count("<small>25.0 % of choices unparsed</small>") == 1 + 4 * 6  # text, and 4 systems in 6 columns
     assert "<td>12.3</td><td>45.6</td><td>50</td>" in page
     assert "<td>32.1</td><td>67.8</td><td>9</td>" in page and "text follows none" in page
 
 
 def test_page_is_the_same_every_time(artifacts, tmp_path):
-    run(load_params(), **artifacts | {"out": tmp_path / "again"})
+    run(PARAMS, **artifacts | {"out": tmp_path / "again"})
     assert (tmp_path / "again/index.html").read_bytes() == (artifacts["out"] / "index.html").read_bytes()
 
 
@@ -233,7 +249,7 @@ def test_page_opens_in_a_browser(artifacts, tmp_path):
 
 
 def with_methods(methods: list[str]) -> Params:
-    params = load_params()
+    params = PARAMS
     return params.model_copy(update={"align": params.align.model_copy(update={"methods": methods})})
 
 

@@ -22,22 +22,48 @@ def small(seed: int) -> Params:
     return Params.model_validate(values)
 
 
-def test_the_same_seed_gives_the_same_rows_and_a_killed_run_goes_on(tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_rows(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/topics.txt").write_text("bees\ngold\n")
     monkeypatch.chdir(tmp_path)
+    written, write_round = [], synthesize.write_round
+
+    def counted(teacher, params, task, *rest):
+        if len(written) == stop_at:
+            raise KeyboardInterrupt
+        written.append(task)
+        return write_round(teacher, params, task, *rest)
+
+    monkeypatch.setattr(synthesize, "write_round", counted)
+    stop_at = None
     synthesize.run(small(1), Path("data"), Path("first"))
-    rows = read_jsonl(Path("first/rows.jsonl"), Row)
+    rows, whole = read_jsonl(Path("first/rows.jsonl"), Row), list(written)
     assert [r.task for r in rows] == ["instruction", "question"]
     assert all(r.completion and r.messages[1].content == r.completion for r in rows)
-    rounds = sorted(Path("work/synthesize").rglob("*.jsonl"))
-    rounds[-1].unlink()  # as if killed before the last round was written
-    kept = {path: path.stat().st_mtime_ns for path in rounds[:-1]}
+    assert not list(Path("work/synthesize").iterdir())  # what is published is not gone on from
+    written.clear()
+    stop_at = len(whole) - 1
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.run(small(1), Path("data"), Path("second"))
+    assert not Path("second").exists()
+    stop_at = None
     synthesize.run(small(1), Path("data"), Path("second"))
+    assert written == whole  # no round twice
     assert Path("first/rows.jsonl").read_bytes() == Path("second/rows.jsonl").read_bytes()
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     refused = json.loads(Path("second/report.json").read_text())["rejected"]
     assert sum(refused.values()) == len(Path("second/rejected.jsonl").read_text().splitlines())
+
+
+def test_every_split_gets_its_share_and_a_text_stays_in_its_split():
+    settings = small(1).synthesize.model_copy(update={"validation_share": 0.1, "test_share": 0.25})
+    assert synthesize.quotas(settings, 34) == {"validation": 3, "test": 8, "train": 23}
+    assert synthesize.quotas(settings, 6) == {"validation": 1, "test": 2, "train": 3}
+    assert synthesize.quotas(settings, 0).total() == 0
+    texts = [f"What is number {i}?" for i in range(2000)]
+    splits = [synthesize.split_of(text, settings) for text in texts]
+    assert splits == [synthesize.split_of(text.upper(), settings) for text in texts]
+    shares = {split: splits.count(split) / 2000 for split in set(splits)}
+    assert abs(shares["test"] - 0.25) < 0.03 and abs(shares["validation"] - 0.1) < 0.02
 
 
 @pytest.mark.parametrize(("round_trip", "reason"), [(0.9, None), (0.5, "round_trip"), (0, "round_trip"), (None, None)])

@@ -24,8 +24,10 @@ from speech_rba.records import (
 )
 from speech_rba.stages import validate
 
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
+PROJECT = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS = PROJECT.model_copy(
     update={
+        "evaluate": PROJECT.evaluate.model_copy(update={"suites": {"spoken_qa": "data/suites/spoken_qa"}}),
         "validate_": Validate(
             max_wer_clean=0.6,
             min_duration_s=0.4,
@@ -54,7 +56,8 @@ class World:
 
     def __init__(self, folder: Path):
         self.folder, self.rows, self.clips, self.features, self.questions = folder, [], [], [], []
-        (folder / "voice/clips").mkdir(parents=True)
+        for place in ("voice", "suites/spoken_qa"):
+            (folder / place / "clips").mkdir(parents=True)
         for number, condition in enumerate(get_args(Condition)):
             self.add(f"r{number}", f"Tell me about thing {number}", condition=condition)
             held = {"voice": "held", "heldout_voice": True, "heldout_condition": condition == "muffled"}
@@ -65,7 +68,7 @@ class World:
         """One clip, its measures, and its row if that is new."""
         clip = {"condition": "clean", "heldout_condition": False, "voice": "anna", "heldout_voice": False} | clip
         clip_id = f"{row_id}-{len(self.clips)}"
-        path = self.folder / f"voice/clips/{clip_id}.flac"
+        path = self.folder / ("voice" if suite == "alignment" else f"suites/{suite}") / f"clips/{clip_id}.flac"
         soundfile.write(path, SOUND[sound], 16000)
         audio = read_audio(path) if len(SOUND[sound]) else np.zeros(0, np.float32)
         settings = {"engine": "e", "rate": 1.0, "pitch_semitones": 0.0, "strength": {}, "spoken": "x", "seed": 0}
@@ -80,14 +83,21 @@ class World:
 
     def validate(self) -> dict:
         """The report, after a run of the stage."""
-        for folder in ["data/suites/spoken_qa", "rows", "features"]:
+        for folder in ["rows", "features", "suite_features/spoken_qa"]:
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        write_jsonl(self.folder / "data/suites/spoken_qa/questions.jsonl", [QUESTION, *self.questions])
         write_jsonl(self.folder / "rows/rows.jsonl", self.rows)
-        write_jsonl(self.folder / "voice/manifest.jsonl", self.clips)
-        write_jsonl(self.folder / "features/table.jsonl", self.features)
-        validate.run(PARAMS, *(self.folder / name for name in ["data", "rows", "voice", "features", "out"]))
+        self.write_part("voice", "features", lambda clip: clip.suite == "alignment")
+        self.write_part("suites/spoken_qa", "suite_features/spoken_qa", lambda clip: clip.suite == "spoken_qa")
+        write_jsonl(self.folder / "suites/spoken_qa/questions.jsonl", [QUESTION, *self.questions])
+        (self.folder / "suites/spoken_qa/report.json").write_text(json.dumps({"causes": {"no answer": 3}}))
+        names = ["rows", "voice", "features", "suites", "suite_features", "out"]
+        validate.run(PARAMS, *(self.folder / name for name in names))
         return json.loads((self.folder / "out/report.json").read_text())
+
+    def write_part(self, clips: str, features: str, chosen) -> None:
+        ids = {clip.id for clip in self.clips if chosen(clip)}
+        write_jsonl(self.folder / clips / "manifest.jsonl", [clip for clip in self.clips if clip.id in ids])
+        write_jsonl(self.folder / features / "table.jsonl", [f for f in self.features if f.clip_id in ids])
 
     def quarantine(self) -> dict[str, list[str]]:
         return {q.clip_id: q.reasons for q in read_jsonl(self.folder / "out/quarantine.jsonl", Quarantined)}
@@ -113,8 +123,11 @@ def world(tmp_path) -> World:
 def test_good_clips_are_accepted_as_they_are(world):
     report = world.validate()
     assert failed(report) == set() and all(check["passed"] for check in report["checks"])
-    assert (report["num_clips"], report["num_accepted"], report["num_quarantined"]) == (23, 23, 0)
-    assert read_jsonl(world.folder / "out/accepted.jsonl", Clip) == world.clips
+    assert (report["num_clips"], report["num_accepted"], report["num_quarantined"]) == (22, 22, 0)
+    assert read_jsonl(world.folder / "out/accepted.jsonl", Clip) == world.clips[:-1]
+    assert read_jsonl(world.folder / "out/accepted_suites.jsonl", Clip) == world.clips[-1:]
+    assert report["suites"]["spoken_qa"]["num_accepted"] == 1 and report["suites"]["spoken_qa"]["refused"]
+    assert "refused: no answer" in (world.folder / "out/report.html").read_text()
     assert (world.folder / "out/quarantine.jsonl").read_text() == ""
 
 
@@ -139,7 +152,7 @@ def test_each_planted_fault_is_quarantined_and_the_rest_kept(world, reason, plan
     clip_id = world.add("bad", **planted)
     report = world.validate()
     assert world.quarantine() == {clip_id: [reason]}
-    assert report["reasons"] == {reason: 1} and report["num_accepted"] == 23
+    assert report["reasons"] == {reason: 1} and report["num_accepted"] == 22
     assert failed(report) == set()
     assert clip_id not in {clip.id for clip in read_jsonl(world.folder / "out/accepted.jsonl", Clip)}
     assert reason in (world.folder / "out/report.html").read_text()
@@ -206,7 +219,6 @@ def test_a_path_out_of_the_voice_folder_is_refused(world, path):
         ("every_clip_measured", lambda w: w.features.pop(0)),
         ("every_clip_measured", lambda w: w.features.append(w.features[0])),
         ("every_clip_has_its_row", lambda w: w.rows.pop(0)),
-        ("every_clip_has_its_row", lambda w: w.add("q9", "Who is it", suite="spoken_qa", split="test")),
         ("row_in_one_split", lambda w: w.add("t1", "Sing a song for me", split="train", condition="clean")),
         ("heldout_condition_unheard", lambda w: w.add("h", "A word from me", condition="hum", heldout_condition=True)),
         ("heldout_voice_unheard", lambda w: w.add("h", "A word from me", voice="held")),
@@ -236,19 +248,41 @@ def test_no_clips_at_all_still_give_a_report(world):
     world.clips, world.features = [], []
     report = world.validate()
     assert {"clips_left", "every_condition", "clean_speech_understood"} == failed(report)
-    assert report["num_clips"] == 0
+    assert report["num_clips"] == 0 and failed(report["suites"]["spoken_qa"]) == {"clips_left"}
 
 
-def test_what_an_outside_benchmark_asks_is_not_trained_on(world, monkeypatch):
-    (world.folder / "quiz").mkdir()
-    (world.folder / "quiz/quiz.tsv").write_text(
-        "Question\tAnswer\tFile\nName the tall tower in Paris now\tEiffel\t1.wav\n"
-    )
-    evaluate = PARAMS.evaluate.model_copy(update={"suites": [str(world.folder / "quiz")]})
-    monkeypatch.setattr(f"{__name__}.PARAMS", PARAMS.model_copy(update={"evaluate": evaluate}))
-    leak = world.add("leak", "Please name the tall tower in Paris")
-    world.validate()
-    assert world.quarantine()[leak] == ["leaked"]
+def test_what_is_said_of_suites_stands_apart_from_what_training_depends_on(world):
+    before = world.validate()
+    kept = (world.folder / "out/accepted.jsonl").read_bytes()
+    silent = world.add("q1", QUESTION.prompt, split="test", suite="spoken_qa", sound="silence", condition="hum")
+    stranger = world.add("q9", "Who is it", suite="spoken_qa", split="test")
+    report = world.validate()
+    assert (world.folder / "out/accepted.jsonl").read_bytes() == kept
+    assert {k: v for k, v in report.items() if k != "suites"} == {k: v for k, v in before.items() if k != "suites"}
+    assert failed(report["suites"]["spoken_qa"]) == {"every_clip_has_its_row"}, stranger
+    assert world.quarantine() == {silent: ["silent"]}
+
+
+def test_recordings_of_others_may_be_long_and_of_other_words(world):
+    world.clips.pop(), world.features.pop()  # the voiced question
+    made = {"suite": "spoken_qa", "split": "test", "voice": "recorded"}
+    for row_id, sound in (("q1", "long"), ("q1", "short")):
+        world.add(row_id, QUESTION.prompt, heard="nothing of it", sound=sound, **made)
+        world.clips[-1] = world.clips[-1].model_copy(update={"engine": "recorded"})
+    report = world.validate()["suites"]["spoken_qa"]
+    assert (report["num_accepted"], report["num_quarantined"], failed(report)) == (2, 0, set())
+
+
+def test_a_suite_without_a_clip_left_is_critical(world):
+    world.features[-1] = world.features[-1].model_copy(update={"rms_db": -80.0})
+    assert failed(world.validate()["suites"]["spoken_qa"]) == {"clips_left"}
+
+
+def test_a_voice_held_out_for_validation_speaks_there_alone(world):
+    world.add("v1", "Read me a poem", split="validation", voice="kept", heldout_voice=True)
+    assert failed(world.validate()) == set()
+    world.add("v2", "Read me a story", split="test", voice="kept", heldout_voice=True)
+    assert failed(world.validate()) == {"heldout_voice_unheard"}
 
 
 def test_unquarantined_leaks_and_shared_texts_would_be_noticed(world):
@@ -256,13 +290,13 @@ def test_unquarantined_leaks_and_shared_texts_would_be_noticed(world):
     world.add("late", "Sing a song for me")
     world.validate()
     contract = validate.contract
-    table = contract.clip_table(
-        world.clips, world.features, world.rows, {"spoken_qa": [QUESTION]}, [False] * len(world.clips), 5
-    )
+    clips = [clip for clip in world.clips if clip.suite == "alignment"]
+    table = contract.clip_table(clips, world.features, world.rows, {"spoken_qa": [QUESTION]}, [False] * len(clips), 5)
     checks, _ = contract.check(contract.remaining(table, {}), contract.accepted_rules())
     assert failed({"checks": checks}) == {"text_in_one_split", "no_benchmark_text"}
 
 
 def test_the_page_escapes_what_it_shows():
     report = {"num_clips": 1, "num_accepted": 0, "num_quarantined": 1, "reasons": {"<b>": 1}, "checks": []}
+    report |= {"suites": {"<b>": report | {"refused": {"<b>": 1}}}}
     assert "&lt;b&gt;" in validate.page(report) and "<b>" not in validate.page(report)

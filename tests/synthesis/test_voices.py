@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from speech_rba.errors import UserError
+from speech_rba.params import load_params
 from speech_rba.synthesis import augment, piper, voices
 
 TEXT = "Can you tell me about the mountains?"
@@ -72,13 +74,16 @@ def test_nothing_to_say_is_no_speech():
 def test_unknown_voices_are_named():
     with pytest.raises(ValueError, match=r"no voice 'espeak-en-mars'.*hibari-heart"):
         speak("espeak-en-mars")
-    with pytest.raises(ValueError, match=r"heldout_voices names nobody; choose some of hibari-heart"):
-        voices.training_voices(["espeak-en-us", "nobody"])
-    with pytest.raises(ValueError, match="keep out at least one"):
-        voices.training_voices([])
-    assert set(voices.VOICES) - set(voices.training_voices(["espeak-en-us", "piper-joe"])) == {
-        "espeak-en-us", "piper-joe"
-    }  # fmt: skip
+    voice = load_params().voice
+    held = lambda validation, test: voice.model_copy(update={"validation_voices": validation, "heldout_voices": test})  # noqa: E731
+    with pytest.raises(UserError, match=r"voice names nobody to hold out; choose some of hibari-heart"):
+        voices.training_voices(held(["nobody"], ["espeak-en-us"]))
+    with pytest.raises(UserError, match="each keep out at least one"):
+        voices.training_voices(held([], ["espeak-en-us"]))
+    with pytest.raises(UserError, match="espeak-en-us must stand in one of"):
+        voices.training_voices(held(["espeak-en-us"], ["espeak-en-us"]))
+    training = voices.training_voices(held(["piper-joe"], ["espeak-en-us"]))
+    assert set(voices.VOICES) - set(training) == {"espeak-en-us", "piper-joe"}
 
 
 def test_a_pause_is_silence_between_two_parts():

@@ -1,5 +1,7 @@
 """Audio files in, samples out."""
 
+import io
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,23 +12,86 @@ import soxr
 from speech_rba.errors import UserError
 
 SAMPLE_RATE = 16_000  # what Whisper hears
+RATES = (1_000, 768_000)  # of anything that was recorded, in Hz; other rates are broken headers
+BLOCK = 65_536  # frames decoded at once
+MAX_PIPED = 2**30  # bytes
+CANCELLED = 0.01  # of the channels' power; of equal channels the mean keeps all of it, of two unlike ones half
 
 
-def read_audio(path: Path | BinaryIO) -> np.ndarray:
-    """The file's sound as float32 `(samples,)`, mono, 16 kHz; full scale is 1.
+class _Stream(soundfile.SoundFile):
+    """A sound file that is read from front to back.
 
-    WAV, FLAC and OGG are read, of any rate and number of channels.
+    soundfile seeks after each read of a file that allows it, which a FLAC without its length in the header refuses.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def read_audio(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
+    """The sound as float32 `(samples,)`, mono, 16 kHz; full scale is 1.
+
+    WAV, FLAC, OGG and MP3 are read, of any rate and number of channels, whatever the file is called. Errors call the
+    sound `name`, or by its path.
 
     Raises:
-        UserError: the file is missing, no audio, without a sample, or holds NaN or infinity.
+        UserError: the file is missing, no file, empty, no audio, too large, without a sample, or holds NaN or infinity.
     """
+    called = name or (shown(source) if isinstance(source, Path) else "the recording")
     try:
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        audio, rate, size = _read(source)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(f"{called} is no readable audio file ({cause}); check its name") from error
     except soundfile.SoundFileError as error:
-        raise UserError(f"{path} is no readable audio file ({error}); give WAV, FLAC or OGG") from error
-    audio = soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE)
+        cause = getattr(error, "error_string", str(error)).rstrip(".")
+        raise UserError(f"{called} is no readable audio file ({cause}); give WAV, FLAC, OGG or MP3") from error
+    except MemoryError as error:
+        raise UserError(f"{called} holds more sound than the memory takes; cut it") from error
+    if not size:
+        raise UserError(f"{called} is no readable audio file (it is empty); record it again")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"{called} says that its rate is {rate} Hz; allowed are {RATES[0]} to {RATES[1]} Hz")
+    audio = soxr.resample(audio, rate, SAMPLE_RATE)
     if not len(audio):
-        raise UserError(f"{path} holds no sound: it has no samples")
+        raise UserError(f"{called} holds no sound: it has no samples, by its header; write it again")
     if not np.isfinite(audio).all():
-        raise UserError(f"{path} holds samples that are NaN or infinite; write it again")
+        raise UserError(f"{called} holds samples that are NaN or infinite; write it again")
     return audio
+
+
+def shown(path: Path) -> str:
+    """The path as text, also where its bytes are no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _read(source: Path | BinaryIO) -> tuple[np.ndarray, int, int]:
+    """(mono samples, rate, size in bytes). A file is passed on open: its name's ending tells nothing of its form."""
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            if not source.is_file():  # a pipe has no size, and libsndfile wants to go back in it
+                return _read(io.BytesIO(file.read(MAX_PIPED)))
+            size = os.fstat(file.fileno()).st_size
+            return *(_decode(file.fileno()) if size else (np.zeros(0), 0)), size
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    return *(_decode(source) if size else (np.zeros(0), 0)), size
+
+
+def _decode(file: int | BinaryIO) -> tuple[np.ndarray, int]:
+    """(mono samples, rate). Block by block: a header may promise more samples than there are, or memory."""
+    with _Stream(file, closefd=False) as stream:
+        blocks_TC = [np.zeros((0, stream.channels), np.float32)]
+        while len(block_TC := stream.read(BLOCK, dtype="float32", always_2d=True)):
+            blocks_TC.append(block_TC)
+        return _mono(np.concatenate(blocks_TC)), stream.samplerate
+
+
+def _mono(audio_TC: np.ndarray) -> np.ndarray:
+    """The mean of the channels, or the loudest one where they cancel each other, as one that was wired with reverse
+    polarity does the other."""
+    mean = audio_TC.mean(axis=1)
+    if audio_TC.shape[1] == 1 or not len(mean):
+        return mean
+    powers = np.square(audio_TC).mean(axis=0)
+    return audio_TC[:, powers.argmax()] if np.square(mean).mean() < CANCELLED * powers.mean() else mean

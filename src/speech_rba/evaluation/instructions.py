@@ -16,13 +16,14 @@ def verdicts(response: str, instructions: list[Instruction]) -> dict[str, list[b
 
 def followed(answers: list[Answer], instructions: dict[tuple[str, str], list[Instruction]]) -> list[dict]:
     """{suite, condition, system, n, prompt_strict, prompt_loose, instruction_strict, instruction_loose, forgetting} of
-    every suite with instructions.
+    every suite with instructions, over the answers to prompts that give some.
 
     Of prompts the share in which all instructions are followed, of instructions the share that is. The forgetting rate
     is the share of the text system's strict instruction accuracy that a system lacks, None where the text follows none.
     """
     found: list[dict] = []
-    for suite in dict.fromkeys(suite for (suite, _), asked in instructions.items() if asked):
+    answers = [a for a in answers if instructions.get((a.suite, a.row_id))]
+    for suite in dict.fromkeys(a.suite for a in answers):
         ceiling = 0.0
         for where, said in corpora(answers, suite):
             judged = [verdicts(a.response, instructions[suite, a.row_id]) for a in said]

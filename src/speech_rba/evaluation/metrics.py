@@ -12,35 +12,83 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from speech_rba.errors import UserError
+from speech_rba.evaluation.parsing import plain
 
 ARTICLES = {"a", "an", "the"}
-NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEENS = (
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen",
 )  # fmt: skip
-DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+VALUES = (
+    {word: value for value, word in enumerate(("zero", *UNITS, *TEENS))}
+    | {word: 10 * value for value, word in enumerate(TENS, 2)}
+)  # fmt: skip
+_UNIT, _TEEN, _TEN = ("|".join(words) for words in (UNITS, TEENS, TENS))
+_ORDINAL = "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth"
+_BELOW_100 = rf"(?:(?:{_TEN})(?:[- ](?:{_UNIT})\b|(?![- ](?:{_ORDINAL})\b))|{_TEEN}|{_UNIT})\b"
+_BELOW_1000 = (
+    rf"(?:(?:(?:a|{_UNIT}|{_TEEN}|(?<![\d.,])[1-9]\d?) )?hundred\b"
+    rf"(?: (?:and )?{_BELOW_100}(?! (?:hundred|thousand)\b))?|{_BELOW_100})"
+)
+NUMBER = re.compile(
+    rf"\b(?:(?:(?:a|{_BELOW_1000}|(?<![\d.,])[1-9]\d{{,2}}) )?thousand\b(?: (?:and )?{_BELOW_1000})?"
+    rf"|{_BELOW_1000}|zero\b)"
+)
 
 
 def answer_tokens(text: str) -> list[str]:
-    """The words of `text` that count in an answer: lower case, no accents, punctuation or articles, `two` as `2`.
+    """The words of `text` that count in an answer: lower case, without accents, punctuation and articles.
 
-    As SQuAD's normaliser, but a hyphen or slash parts two words: `Coca-Cola` is what speech recognition writes apart.
+    As SQuAD's normaliser, but a hyphen, slash, comma or colon parts two words, as `Coca-Cola` is what speech
+    recognition writes apart; a number is its digits (`forty-two`, `1,000`), with its decimal point; initials
+    are joined (`J. K.`, `U.S.`); a possessive s is left out; typographic signs are their plain forms.
     """
-    text = re.sub(r"[-–—/]", " ", unicodedata.normalize("NFKD", text.lower()))
-    text = re.sub(r"[^\w\s]|_", "", text)  # accents too: NFKD has set them apart from their letters
-    return [DIGITS.get(word, word) for word in text.split() if word not in ARTICLES]
+    return _words(re.sub(r"'s\b", "", _plain_letters(text)))
 
 
 def contains_answer(response: str, answers: Sequence[str]) -> bool:
     """Whether the words of any of `answers` stand one after the other in `response`.
+
+    A possessive may lack its s or its apostrophe: `Newton's` is Newton, `McDonald's` is McDonalds.
 
     Raises:
         UserError: there is no answer, or one has no word left, and would stand in every response.
     """
     if not answers:
         raise UserError("a question without answers cannot be scored; give at least one")
-    said = answer_tokens(response)
-    return any(_contains(said, answer) for answer in answers)
+    said = [answer_tokens(response), _words(_plain_letters(response))]
+    return any(_contains(words, answer) for words in said for answer in answers)
+
+
+def _plain_letters(text: str) -> str:
+    """Lower case without accents, in the signs of a keyboard; a fraction stands apart from a number before it."""
+    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}\b)", "", text)  # spaces between thousands
+    text = unicodedata.normalize("NFKD", plain(re.sub(r"(?=[¼-¾⅐-⅞])", " ", text)).casefold())
+    return "".join(sign for sign in text if not unicodedata.combining(sign))
+
+
+def _words(text: str) -> list[str]:
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", " ".join(text.split()))
+    text = NUMBER.sub(lambda number: str(_value(re.findall(r"\w+", number[0]))), text)
+    text = re.sub(r"\b([a-z])\. (?=[a-z]\.)", r"\1", text)  # initials
+    text = re.sub(r"[-/⁄,:;!?]|\.{2,}|(?<=[a-z]{2})\.(?=\d|\w\w)", " ", text)
+    text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]|_", "", text)
+    return [word for word in text.split() if word not in ARTICLES]
+
+
+def _value(words: list[str]) -> int:
+    """What a number in words counts: 205 for two, hundred, and, five."""
+    thousands, rest = 0, 0
+    for word in words:
+        if word == "thousand":
+            thousands, rest = (rest or 1) * 1000, 0
+        elif word == "hundred":
+            rest = (rest or 1) * 100
+        elif word not in ("a", "and"):
+            rest += int(word) if word.isdigit() else VALUES[word]
+    return thousands + rest
 
 
 def is_right(response: str, answers: Sequence[str], wrong: Sequence[str] = ()) -> bool:
@@ -49,10 +97,10 @@ def is_right(response: str, answers: Sequence[str], wrong: Sequence[str] = ()) -
 
 
 def _contains(said: list[str], answer: str) -> bool:
-    words = answer_tokens(answer)
-    if not words:
+    forms = answer_tokens(answer), _words(_plain_letters(answer))
+    if not all(forms):
         raise UserError(f"the answer {answer!r} is articles or punctuation alone; word it longer")
-    return any(said[i : i + len(words)] == words for i in range(len(said) - len(words) + 1))
+    return any(said[i : i + len(words)] == words for words in forms for i in range(len(said)))
 
 
 def token_f1(response: str, reference: str) -> float:

@@ -61,11 +61,12 @@ class Results:
     synthesis: dict
     voice: dict
     measured: dict
+    suite_minutes: dict[str, float]  # to voice or read, and to hear each suite
     validation: dict
     gate: dict
     training: dict[str, dict]  # by method
     logs: dict[str, list[dict]]  # by method
-    audio: Path
+    recordings: dict[str, Path]  # the file of each clip
 
     @property
     def systems(self) -> list[str]:
@@ -108,7 +109,7 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         metric_style=plots.metric_style,
         strengths=STRENGTHS,
         share=plots.Metric("recovery (%)", 100, 0),
-        headline=headline(verdicts),
+        headline=headline([found for found in verdicts if can_be_compared(results.scores, found)]),
         verdicts=verdicts,
         tables=[score_table(results, suite, metric) for suite, metric in _suite_metrics(results.scores)],
         people={suite: word_error_rates(results.scores, suite) for suite in heard_only(results.scores)},
@@ -140,6 +141,11 @@ def _values(answers: list[Answer], metric: str) -> dict[str, dict[str, tuple[str
     return values
 
 
+def _spoken(results: Results, suite: str, metric: str) -> list[Answer]:
+    """The answers to a suite's clips that have the metric: a suite may ask in several ways."""
+    return [a for a in results.answers if a.suite == suite and a.clip_id and metric in a.metrics]
+
+
 # ---- what is said first
 
 
@@ -150,7 +156,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     against and over_base (the pairs with the cascade and with base). The best is chosen by the mean on the same clips.
     """
     metric = primary_metric(results.scores, suite)
-    spoken = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
+    spoken = _spoken(results, suite, metric)
     hard = [answer for answer in spoken if answer.condition != "clean"]
     values = _values(hard or spoken, metric)
     if len({frozenset(clips) for clips in values.values()}) != 1 or set(values) != set(results.systems) - {"text"}:
@@ -176,6 +182,13 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
         "against": pairs[0],
         "over_base": pairs[1],
     }
+
+
+def can_be_compared(scores: dict, verdict: dict) -> bool:
+    """Whether there is something to lose: refusals are no news where the text system itself refuses nothing."""
+    where = {"suite": verdict["suite"], "metric": "refused", "condition": "text", "system": "text"}
+    ceiling = next((row["low"] for row in scores["scores"] if where.items() <= row.items()), 0)
+    return verdict["metric"] != "refused" or ceiling > 0
 
 
 def sign(low: float, high: float) -> str:
@@ -211,12 +224,19 @@ def headline(verdicts: list[dict]) -> str:
 def score_table(results: Results, suite: str, metric: str) -> dict:
     """One row a system, one column a condition: {suite, metric, primary, conditions, num, text, systems, wer}.
 
-    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best}.
+    `systems` holds (index, name, cells by condition); a cell is {value, low, high, n, best, unparsed}, the last the
+    share of choices without a letter, for accuracy.
     """
     cells: dict[str, dict[str, dict]] = {}
+    unparsed: dict[tuple[str, str], float] = {}
     for score in results.scores["scores"]:
         if (score["suite"], score["metric"]) == (suite, metric):
             cells.setdefault(score["system"], {})[score["condition"]] = score
+        if (score["suite"], score["metric"], metric) == (suite, "unparsed", "accuracy"):
+            unparsed[score["system"], score["condition"]] = score["value"]
+    for system, by_condition in cells.items():
+        for condition, cell in by_condition.items():
+            cell["unparsed"] = unparsed.get((system, condition))
     spoken = {condition for system in cells for condition in cells[system] if system != "text"}
     conditions = [condition for condition in ("all", *CONDITIONS) if condition in spoken]
     for condition in conditions:
@@ -271,7 +291,7 @@ def gain_table(results: Results, suite: str) -> dict:
     return {
         "suite": suite,
         "metric": metric,
-        "conditions": [condition for condition in ("all", "hard", *CONDITIONS) if condition in seen],
+        "conditions": [condition for condition in ("all", "hard", *CONDITIONS, "text") if condition in seen],
         "recovery": list(recovery.items()),
         "paired": list(paired.items()),
     }
@@ -289,7 +309,7 @@ def suite_figures(results: Results, suite: str, num_bootstrap: int, seed: int) -
         index: {name.replace("_", " "): _estimate(cell) for name, cell in cells.items()}
         for index, _, cells in table["systems"]
     }
-    answers = [answer for answer in results.answers if answer.suite == suite and answer.clip_id]
+    answers = _spoken(results, suite, metric)
     voices = {answer.clip_id: answer.voice + " (held out)" * answer.heldout_voice for answer in answers}
     by_voice = _estimates(results, answers, voices, metric, num_bootstrap, seed)
     bins = _snr_bins({answer.clip_id: answer.snr_db for answer in answers if answer.snr_db is not None})
@@ -409,13 +429,14 @@ def example(results: Results, clip_id: str) -> dict:
     """One recording with what was said, what was heard and every system's answer.
 
     Keys: clip, wer, audio (data URL), said (list of (word, agrees)), heard (such a list by who heard), teacher (None
-    for a question of a suite), metric, answers ((system index, system, response, score), in the order of the systems).
+    for a question of a suite), metric (the suite's, where its answers have it), answers ((system index, system,
+    response, score), in the order of the systems).
 
     Raises:
         UserError: the clip, its file or the answer of a system is missing.
     """
     answers = {answer.system: answer for answer in results.answers if answer.clip_id == clip_id}
-    row_id, suite = next((answer.row_id, answer.suite) for answer in answers.values())
+    row_id, suite, metrics = next((answer.row_id, answer.suite, answer.metrics) for answer in answers.values())
     answers |= {
         answer.system: answer
         for answer in results.answers
@@ -427,9 +448,10 @@ def example(results: Results, clip_id: str) -> dict:
         raise UserError(f"answers.jsonl scores clip {clip_id}, which validation did not accept; run evaluate again")
     clip, feature = results.clips[clip_id], results.features[clip_id]
     metric = primary_metric(results.scores, suite)
+    metric = metric if metric in metrics else next(iter(metrics))
     transcripts = {"Whisper heard": feature.heard, "student heard": feature.student_heard}
     diffs = {who: word_diff(clip.transcript, text) for who, text in transcripts.items() if text is not None}
-    encoded = base64.b64encode((results.audio / clip.path).read_bytes()).decode()
+    encoded = base64.b64encode(results.recordings[clip_id].read_bytes()).decode()
     row = results.rows.get(row_id) if suite == "alignment" else None
     return {
         "clip": clip,
@@ -462,6 +484,7 @@ def minutes_by_stage(results: Results) -> list[tuple[str, float]]:
         ("synthesize", results.synthesis["minutes"]),
         ("voice", results.voice["minutes"]),
         ("features", results.measured["minutes"]),
+        *((f"suite {name}", minutes) for name, minutes in results.suite_minutes.items()),
         *((f"align {method}", training["minutes"]) for method, training in results.training.items()),
         ("evaluate", results.scores["minutes"]),
     ]

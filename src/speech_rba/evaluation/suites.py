@@ -1,26 +1,13 @@
-"""What is evaluated: held-out rows, suites written for this project, and any folder of recordings."""
+"""What is evaluated: the held-out clips of synthesized rows and of suites, as the features stage heard them."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from speech_rba.data.audio import read_audio
-from speech_rba.data.benchmarks import read_benchmark
-from speech_rba.errors import UserError
-from speech_rba.model.answer import MAX_HEARD_TOKENS
-from speech_rba.model.audio_tower import hear, load_audio_tower
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.heard import load_spoken
 from speech_rba.model.speech_student import SpeechStudent
-from speech_rba.records import ALIGNMENT, Clip, Feature, Question, Row, read_jsonl
-
-BATCH = 32
-
-Spoil = Callable[[np.ndarray, int], list[tuple[str, float | None, np.ndarray]]]  # (condition, SNR in dB, audio)
+from speech_rba.records import Clip, Feature, Question, Row, Split, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -28,12 +15,14 @@ class Item:
     """One clip to answer: `reference` is the teacher's answer to a synthesized row, `question` that of a suite."""
 
     suite: str
+    split: Split
     row_id: str
     clip_id: str
     condition: str
     voice: str
     heldout_voice: bool
     snr_db: float | None
+    duration_s: float
     prompt: str
     heard: str
     student_heard: str | None
@@ -43,48 +32,40 @@ class Item:
 
 
 def load_items(
-    student: SpeechStudent, data: Path, rows: Path, features: Path, validation: Path, folders: list[str], spoil: Spoil
-) -> list[Item]:
-    """Every accepted test clip, then the recordings of each outside folder, each in what `spoil` makes of it.
-
-    Raises:
-        UserError: a place is no benchmark (data/benchmarks.py), or one with questions.jsonl does not lie under `data`.
-    """
-    known = {path.name: path for path in sorted((data / "suites").iterdir()) if path.is_dir()}
-    wanted = {Path(f).name for f in folders if (Path(f) / "questions.jsonl").exists()}
-    if missing := wanted - set(known):
-        raise UserError(f"suites with questions.jsonl must lie under {data}/suites to be voiced: {', '.join(missing)}")
-    reference = {r.id: r.completion for r in read_jsonl(rows / "rows.jsonl", Row)}
-    asked = {q.id: q for s in wanted for q in read_jsonl(known[s] / "questions.jsonl", Question)}
+    student: SpeechStudent, rows: Path, features: Path, suites: Path, suite_features: Path, validation: Path,
+    names: Iterable[str],
+) -> list[Item]:  # fmt: skip
+    """Every accepted held-out clip: of the rows, then of each suite."""
     nothing = Question(id="", prompt="", answers=[])
-    accepted = read_jsonl(validation / "accepted.jsonl", Clip)
-    clips = [c for c in accepted if c.split == "test" and c.suite in wanted | {ALIGNMENT}]
-    spoken = load_spoken(student, features, clips)
-    table = {f.clip_id: f for f in read_jsonl(features / "table.jsonl", Feature)}
-    questions = [asked.get(c.row_id, nothing) for c in clips]
+    references = {row.id: row.completion for row in read_jsonl(rows / "rows.jsonl", Row)}
+    accepted = [c for c in read_jsonl(validation / "accepted.jsonl", Clip) if c.split != "train"]
     items = [
-        Item(c.suite, c.row_id, c.id, c.condition, c.voice, c.heldout_voice, c.strength.get("snr_db"), c.transcript,
-             table[c.id].heard, table[c.id].student_heard, s, reference.get(c.row_id, ""), q)
-        for c, s, q in zip(clips, spoken, questions, strict=True)
-    ]  # fmt: skip
-    for folder in folders:
-        if Path(folder).name not in wanted:
-            items += recordings(student, folder, spoil)
+        item_of(clip, feature, spoken, references[clip.row_id], nothing)
+        for clip, feature, spoken in with_features(student, features, accepted)
+    ]
+    of_suites = read_jsonl(validation / "accepted_suites.jsonl", Clip)
+    for name in names:
+        questions = {q.id: q for q in read_jsonl(suites / name / "questions.jsonl", Question)}
+        chosen = [clip for clip in of_suites if clip.suite == name]
+        items += [
+            item_of(clip, feature, spoken, "", questions[clip.row_id])
+            for clip, feature, spoken in with_features(student, suite_features / name, chosen)
+        ]
     return items
 
 
-def recordings(student: SpeechStudent, place: str, spoil: Spoil) -> list[Item]:
-    """The recordings of an outside benchmark, as they are and in what `spoil` makes of them."""
-    takes = ((recording.question, *take) for number, recording in enumerate(read_benchmark(place))
-             for take in spoil(read_audio(recording.open()), number))  # fmt: skip
-    judge = load_audio_tower(student.config.audio_tower, None)
-    items = []
-    while batch := list(islice(takes, BATCH)):
-        clips = [audio for *_, audio in batch]
-        spoken, student_heard = student.listen(clips, MAX_HEARD_TOKENS)
-        judged = hear(judge, clips, top_k=1, max_tokens=MAX_HEARD_TOKENS, dtype=torch.float32)
-        heard = [judge.text(h.token_ids.tolist()) for h in judged]
-        for (question, condition, snr_db, _), h, sh, s in zip(batch, heard, student_heard, spoken, strict=True):
-            where = (Path(place).name, question.id, f"{question.id}-{condition}", condition, "recorded", True, snr_db)
-            items.append(Item(*where, question.prompt, h, sh, s, "", question))
-    return items
+def with_features(
+    student: SpeechStudent, features: Path, clips: list[Clip]
+) -> Iterable[tuple[Clip, Feature, SoftTokens]]:
+    """Each clip with what was measured and heard of it."""
+    table = {feature.clip_id: feature for feature in read_jsonl(features / "table.jsonl", Feature)}
+    return zip(clips, [table[clip.id] for clip in clips], load_spoken(student, features, clips), strict=True)
+
+
+def item_of(clip: Clip, feature: Feature, spoken: SoftTokens, reference: str, question: Question) -> Item:
+    return Item(
+        suite=clip.suite, split=clip.split, row_id=clip.row_id, clip_id=clip.id, condition=clip.condition,
+        voice=clip.voice, heldout_voice=clip.heldout_voice, snr_db=clip.strength.get("snr_db"),
+        duration_s=clip.duration_s, prompt=clip.transcript, heard=feature.heard,
+        student_heard=feature.student_heard, spoken=spoken, reference=reference, question=question,
+    )  # fmt: skip

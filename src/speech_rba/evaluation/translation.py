@@ -20,9 +20,10 @@ def corpus_scores(responses: list[str], references: list[list[str]]) -> dict[str
 
 
 def translated(answers: list[Answer], references: dict[tuple[str, str], list[str]]) -> list[dict]:
-    """{suite, condition, system, n, bleu, chrf} of every suite with references."""
+    """{suite, condition, system, n, bleu, chrf} of every suite with references, over the answers that have one."""
+    answers = [a for a in answers if references.get((a.suite, a.row_id))]
     return [
         where | corpus_scores([a.response for a in said], [references[suite, a.row_id] for a in said])
-        for suite in dict.fromkeys(suite for (suite, _), options in references.items() if options)
+        for suite in dict.fromkeys(a.suite for a in answers)
         for where, said in corpora(answers, suite)
     ]

@@ -11,9 +11,9 @@ import torch
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.students import load_student
+from speech_rba.model.text import whole_sentences
 
-MAX_NEW_TOKENS = 64
-MAX_HEARD_TOKENS = 96
+BATCH = 128  # prompts answered at once; the answers do not depend on it
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,17 @@ class AnswerResult:
 
 
 def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray]], list[AnswerResult]]:
-    """A function that answers clips (float32, 16 kHz mono, at most 30 s), greedily.
+    """A function that answers clips (float32, 16 kHz mono, at most 30 s), as evaluation does.
 
     It computes in float32 everywhere, so that a version answers on one processor as on another.
     """
     aligned = AlignedStudent(base, adapter, torch.float32)
-    student = aligned.student
-    student.get_ready()
+    aligned.student.get_ready()
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
-        prompts, heard = student.listen(clips, MAX_HEARD_TOKENS)
-        ids = aligned.answer(
-            prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, top_p=1.0, seed=0, batch_size=len(clips)
-        )
-        return [
-            AnswerResult(h, student.tokenizer.decode(i, skip_special_tokens=True).strip())
-            for h, i in zip(heard, ids, strict=True)
-        ]
+        prompts, heard = aligned.student.listen(clips)
+        responses, _ = aligned.respond(prompts)
+        return [AnswerResult(h, response) for h, response in zip(heard, responses, strict=True)]
 
     return answer
 
@@ -66,6 +60,20 @@ class AlignedStudent:
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """As `Student.answer`."""
         return self._apart(prompts, lambda p, _: self.student.answer(p, **sampling), prompts)
+
+    def respond(
+        self, prompts: list[SoftTokens], on_batch: Callable[[int], None] = lambda rows: None
+    ) -> tuple[list[str], int]:
+        """The greedy answer to each prompt as it is shown, and how many tokens they took.
+
+        An answer that the token limit cut is shown up to its last whole sentence, or whole where it has none.
+        """
+        tokenizer, limit = self.student.tokenizer, self.student.config.max_completion_tokens
+        greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": limit}
+        ids = self.answer(prompts, batch_size=BATCH, on_batch=on_batch, **greedy)
+        texts = [tokenizer.decode(i, skip_special_tokens=True).strip() for i in ids]
+        ended = [i[-1] == tokenizer.eos_token_id for i in ids]
+        return [whole_sentences(t, e) or t for t, e in zip(texts, ended, strict=True)], sum(map(len, ids))
 
     def logps(self, prompts: list[SoftTokens], completions: list[list[int]]) -> list[float]:
         """log p of each completion given its prompt, in nats."""

@@ -61,7 +61,7 @@ def load_audio_tower(name: str, ears: Path | None) -> AudioTower:
     `ears` is a folder with a PEFT adapter that is merged into it.
     """
     place = resolve(name)
-    if isinstance(place, Path) and (place / "model.bin").exists() and not (place / "model.safetensors").exists():
+    if (place / "model.bin").exists() and not (place / "model.safetensors").exists():
         out = CONVERTED / sha256(place / "model.bin")[:16]
         if not (out / "config.json").exists():
             partial = out.with_name(f"{out.name}.{os.getpid()}")
@@ -80,9 +80,10 @@ def load_audio_tower(name: str, ears: Path | None) -> AudioTower:
 
 @torch.inference_mode()
 def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype) -> list[Heard]:
-    """What the tower hears in each clip (float32, 16 kHz mono), in order, by one greedy decoding of the batch.
+    """What the tower hears in each clip (float32, 16 kHz mono), in order, by greedy decoding.
 
-    The encoder, three quarters of the work, multiplies in `dtype`.
+    Clips of like lengths share a window and are decoded together: what is heard in a clip does not depend on the
+    others. The encoder, three quarters of the work, multiplies in `dtype`.
 
     Raises:
         UserError: a clip is empty or longer than 30 s.
@@ -92,6 +93,20 @@ def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: 
             raise UserError(
                 f"a clip has {len(clip) / SAMPLING_RATE:.2f} s; allowed is above 0 and at most {MAX_SECONDS} s"
             )
+    windows: dict[float, list[int]] = {}
+    for place, clip in enumerate(clips):
+        windows.setdefault(window_s(len(clip) / SAMPLING_RATE), []).append(place)
+    found: dict[int, Heard] = {}
+    for places in windows.values():
+        heard = _hear_window(tower, [clips[i] for i in places], top_k, max_tokens, dtype)
+        found |= dict(zip(places, heard, strict=True))
+    return [found[place] for place in range(len(clips))]
+
+
+def _hear_window(
+    tower: AudioTower, clips: list[np.ndarray], top_k: int, max_tokens: int, dtype: torch.dtype
+) -> list[Heard]:
+    """What the tower hears in each of these clips, which share a window."""
     states, acoustics = encode(tower, clips, dtype)
     start = start_ids(tower.tokenizer)
     cache = EncoderDecoderCache(*(Cache(layer_class_to_replicate=BufferedLayer) for _ in range(2)))
@@ -150,7 +165,7 @@ class _Positions:
 
 
 def encode(tower: AudioTower, clips: list[np.ndarray], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder states (B, frames, H) of a window just longer than the longest clip, and of silence after it; acoustics.
+    """Encoder states (B, frames, H) of a window just longer than the clips, and of silence after it; acoustics.
 
     Whisper pads every clip to 30 s. Cut windows alone cost a tenth but never end: the decoder waits for the
     silence (word error rate 0.92 on clean questions). With its states appended it is 0.003, that of 30 s windows.

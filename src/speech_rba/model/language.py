@@ -36,10 +36,10 @@ def fast_products(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, fast_dtype(), enabled=fast_dtype() != torch.float32)
 
 
-def _folder(name: str) -> Path | str:
-    """A folder or hub id that transformers reads; a GGUF file is converted once (1 s to load instead of 10 s)."""
+def _folder(name: str) -> Path:
+    """A folder that transformers reads; a GGUF file is converted once (1 s to load instead of 10 s)."""
     place = resolve(name)
-    if not isinstance(place, Path) or not (files := sorted(place.glob("*.gguf"))):
+    if not (files := sorted(place.glob("*.gguf"))):
         return place
     out = CONVERTED / sha256(files[0])[:16]
     if not (out / "config.json").exists():

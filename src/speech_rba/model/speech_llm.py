@@ -28,8 +28,12 @@ class SpeechLlmConfig(PreTrainedConfig):
 
     model_type = "speech_rba_speech_llm"
 
-    def __init__(self, speech_llm="", audio_tower="", system_prompt="", **kwargs):
+    def __init__(
+        self, speech_llm="", audio_tower="", system_prompt="", max_transcript_tokens=96, max_completion_tokens=32,
+        **kwargs,
+    ):  # fmt: skip
         self.speech_llm, self.audio_tower, self.system_prompt = speech_llm, audio_tower, system_prompt
+        self.max_transcript_tokens, self.max_completion_tokens = max_transcript_tokens, max_completion_tokens
         # it names no doubts: an adapter takes part in every answer
         self.soft_top_k, self.min_doubt, self.adapter_min_doubt = 1, 0.0, 0.0
         super().__init__(**kwargs)

@@ -59,9 +59,10 @@ class SpeechStudent(PreTrainedModel):
         """For PEFT: which layers are trained, those of the language model with these names among them."""
         raise NotImplementedError
 
-    def listen(self, clips: list[np.ndarray], max_tokens: int) -> tuple[list[SoftTokens], list[str | None]]:
-        """The prompt and the transcript of each clip (float32, 16 kHz mono)."""
-        heard = self.hear(clips, top_k=self.config.soft_top_k, max_tokens=max_tokens, dtype=torch.float32)
+    def listen(self, clips: list[np.ndarray]) -> tuple[list[SoftTokens], list[str | None]]:
+        """The prompt and the transcript of each clip (float32, 16 kHz mono), whatever its batch."""
+        limits = {"top_k": self.config.soft_top_k, "max_tokens": self.config.max_transcript_tokens}
+        heard = self.hear(clips, **limits, dtype=torch.float32)
         return [self.understand(h) for h in heard], [self.transcript(h) for h in heard]
 
     def doubts(self, prompt: SoftTokens) -> bool:

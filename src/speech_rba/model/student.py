@@ -40,12 +40,15 @@ class StudentConfig(PreTrainedConfig):
         soft_temperature=1.0,
         min_doubt=0.0,
         adapter_min_doubt=0.0,
+        max_transcript_tokens=96,
+        max_completion_tokens=32,
         **kwargs,
     ):  # fmt: skip
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt, self.target_language = system_prompt, target_language
         self.soft_top_k, self.soft_temperature = soft_top_k, soft_temperature
         self.min_doubt, self.adapter_min_doubt = min_doubt, adapter_min_doubt
+        self.max_transcript_tokens, self.max_completion_tokens = max_transcript_tokens, max_completion_tokens
         super().__init__(**kwargs)
 
 
@@ -201,6 +204,8 @@ def untrained(assets: Assets, base: Base, ears: Path | None, dtype: torch.dtype)
         soft_temperature=base.temperature,
         min_doubt=base.min_doubt,
         adapter_min_doubt=base.adapter_min_doubt,
+        max_transcript_tokens=base.max_transcript_tokens,
+        max_completion_tokens=base.max_completion_tokens,
     )
     student = Student(config, dtype).eval()
     student.ears = ears

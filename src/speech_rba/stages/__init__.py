@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import errno
 import hashlib
+import importlib.metadata
 import inspect
 import logging
 import os
@@ -13,13 +14,17 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 
+import yaml
 from safetensors import SafetensorError
 
 from speech_rba.errors import UserError
-from speech_rba.params import load_params
+from speech_rba.params import Params, load_params
 
+ROOT = Path(__file__).parents[3]  # of the source tree, where the package is installed editable
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 
@@ -80,30 +85,57 @@ def is_disk_full(error: Exception) -> bool:
 
 
 @contextmanager
-def publish(out: Path) -> Iterator[Path]:
-    """An empty folder to write into; it becomes `out` when the block ends well, else `out` never appears."""
+def publish(out: Path, unfinished: Path | None = None) -> Iterator[Path]:
+    """An empty folder to write into; it becomes `out` when the block ends well, else `out` never appears.
+
+    Then the folder `unfinished`, of `workdir`, is gone: what is published is not gone on from.
+    """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
+    if unfinished:
+        shutil.rmtree(unfinished)
 
 
-def workdir(stage: str, *inputs: object) -> Path:
-    """`work/<stage>/<hash of inputs>`, made if missing: where a stage keeps what a rerun can go on from.
+def workdir(stage: str, params: Params, *inputs: Path | str) -> Path:
+    """`work/<stage>/<key>`, made if missing: where a stage keeps what a killed run can go on from.
 
-    A Path among `inputs` counts by the bytes of its file, or of every file under it, anything else by its repr.
-    DVC deletes a stage's outputs before it runs, so unfinished work cannot live there.
+    The key is of all that DVC runs the stage again for: its code and parameters, which dvc.yaml names, its `inputs` (a
+    path counts by the content of its files), and the version of every installed package. DVC deletes a stage's outputs
+    before it runs, so unfinished work cannot live there.
     """
-    digest = hashlib.sha256()
-    for item in inputs:
-        if isinstance(item, Path):
-            for file in sorted(p for p in ([item] if item.is_file() else item.rglob("*")) if p.is_file()):
-                digest.update(file.relative_to(item.parent).as_posix().encode())
-                digest.update(file.read_bytes())
-        else:
-            digest.update(repr(item).encode())
+    declared = declaration(stage)
+    code = [ROOT / path for path in declared["deps"] if path.startswith("src/")]
+    values = params.model_dump(by_alias=True)
+    chosen = {name: reduce(getitem, name.split("."), values) for name in declared["params"]}
+    digest = hashlib.sha256(f"{chosen} {installed()}".encode())
+    for item in (*code, *inputs):
+        for name, data in contents(item) if isinstance(item, Path) else [(item, b"")]:
+            digest.update(f"{name} {len(data)} ".encode())
+            digest.update(data)
     folder = Path("work") / stage / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def declaration(stage: str) -> dict:
+    """What dvc.yaml says of a stage; of one for several items what it says of each."""
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    return declared.get("do", declared)
+
+
+def contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(path from `path` on, bytes) of a file, or of every file under a folder but Python's caches."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if "__pycache__" not in file.parts:
+            yield file.relative_to(path).as_posix(), file.read_bytes()
+
+
+@cache
+def installed() -> list[str]:
+    """NAME==VERSION of every package, sorted."""
+    return sorted({f"{package.name}=={package.version}" for package in importlib.metadata.distributions()})

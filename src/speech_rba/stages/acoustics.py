@@ -40,7 +40,7 @@ from speech_rba.training.acoustics import AcousticTrainer, Told, collate
 from speech_rba.training.loop import Log, common, resume
 
 BATCH = 32
-MAX_CLIP_S, MAX_TOKENS = 10, 48
+MAX_CLIP_S = 10
 SAMPLE_RATE = 16_000
 TRAITS_C, ASKED_C = 0.1, 0.003  # of the logistic regressions: hundreds of numbers, few clips
 ASKED_WEIGHT = 3  # of a question about the manner among ordinary ones, which are as many times more
@@ -66,7 +66,7 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
     near = (data / "other_questions.txt").read_text().splitlines()
     refuse_leaks([q.prompt for q in questions] + near, data)
     student = untrained(params.assets, params.base, ears, fast_dtype())
-    work = workdir("acoustics", params.assets, params.base, settings, params.voice, data, rows / "rows.jsonl", ears)
+    work = workdir("acoustics", params, data, rows / "rows.jsonl", ears)
     tellings = plan_manners(params.voice, questions, settings.num_manner_clips, "train", settings.seed)
     written = [row for row in read_jsonl(rows / "rows.jsonl", Row) if row.split == "train"]
     tellings += plan_ordinary(params.voice, written[: settings.num_ordinary_clips])
@@ -82,7 +82,7 @@ def run(params: Params, data: Path, rows: Path, ears: Path, out: Path) -> None:
     facts = {"num_manner_clips": settings.num_manner_clips, "num_ordinary_texts": len(ordinary)}
     facts |= {"num_ordinary_clips": len(tellings) - settings.num_manner_clips, "num_checked": len(checks)}
     facts |= {"minutes": log.minutes(), "before": before, "after": after}
-    with publish(out) as folder:
+    with publish(out, work) as folder:
         weights = {k: w.detach().contiguous() for k, w in student.acoustic_projector.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
         (folder / "acoustics.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -99,7 +99,7 @@ def refuse_leaks(prompts: list[str], data: Path) -> None:
 
 def plan_manners(voice: Voice, questions: list[MannerQuestion], number: int, split: str, seed: int) -> list[Telling]:
     """`number` questions, each in a manner drawn for it; of the split `test` in held-out voices."""
-    allowed = voices.training_voices(voice.heldout_voices) if split == "train" else voice.heldout_voices
+    allowed = voices.training_voices(voice) if split == "train" else voice.heldout_voices
     rng, tellings = np.random.default_rng([seed, number]), []
     for i in range(number):
         question = questions[rng.integers(len(questions))]
@@ -114,7 +114,7 @@ def plan_manners(voice: Voice, questions: list[MannerQuestion], number: int, spl
 
 def plan_ordinary(voice: Voice, rows: list[Row]) -> list[Telling]:
     """The rows' queries, in every condition of training."""
-    allowed, tellings = voices.training_voices(voice.heldout_voices), []
+    allowed, tellings = voices.training_voices(voice), []
     for row in rows:
         key = f"ordinary-{row.id}"
         speech = draw_speech(voice, key, allowed, row.id, ALIGNMENT, "train", row.prompt, Setting())
@@ -124,12 +124,12 @@ def plan_ordinary(voice: Voice, rows: list[Row]) -> list[Telling]:
 
 def hear(student: Student, tellings: list[Telling], voice: Voice, data: Path) -> list[SoftTokens]:
     """What the student hears of each clip, in order; like lengths are heard together."""
-    talkers = voices.plan_talkers(voice.heldout_voices, data)
+    talkers = voices.plan_talkers(voice, data)
     sound = [record(telling.clip, talkers) for telling in tqdm(tellings, desc="speak", mininterval=2)]
     order, heard = sorted(range(len(sound)), key=lambda i: len(sound[i])), {}
     for start in tqdm(range(0, len(order), BATCH), desc="hear", mininterval=2):
         chosen = order[start : start + BATCH]
-        spoken, _ = student.listen([sound[i] for i in chosen], MAX_TOKENS)
+        spoken, _ = student.listen([sound[i] for i in chosen])
         heard |= dict(zip(chosen, spoken, strict=True))
     return [heard[i] for i in range(len(tellings))]
 

@@ -19,7 +19,9 @@ def run(params: Params, ears: Path, acoustics: Path, out: Path) -> None:
     """
     assets, settings = params.assets, params.base
     if assets.speech_llm:
-        student = SpeechLlmStudent(SpeechLlmConfig(assets.speech_llm, assets.audio_tower, assets.system_prompt))
+        limits = (settings.max_transcript_tokens, settings.max_completion_tokens)
+        config = SpeechLlmConfig(assets.speech_llm, assets.audio_tower, assets.system_prompt, *limits)
+        student = SpeechLlmStudent(config)
         with publish(out) as folder:
             student.save_pretrained(folder)
         print(f"base student: {assets.speech_llm} hears and answers, {assets.audio_tower} judges")

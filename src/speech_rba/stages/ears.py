@@ -67,21 +67,21 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     Weights between those before and after fine-tuning hear what is unlike the training data better than either
     (WiSE-FT, arXiv 2109.01903).
     """
-    ears, heldout_voices = params.ears, params.voice.heldout_voices
-    work = workdir("ears", params.assets.audio_tower, ears, heldout_voices, rows / "rows.jsonl", data / "topics.txt")
+    ears = params.ears
+    work = workdir("ears", params, rows / "rows.jsonl", data / "topics.txt")
     tower = load_audio_tower(params.assets.audio_tower, None)
     written = read_jsonl(rows / "rows.jsonl", Row)
     texts = [row.prompt for row in written if row.split == "train"]
     heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
-    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(heldout_voices, data)]
+    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(params.voice, data)]
     order = training_order([len(text) for text in texts], ears.max_steps, ears.per_device_train_batch_size, ears.seed)
-    speech = Speech(texts, order, voices.training_voices(heldout_voices), talkers, ears)
-    check = Speech(heldout, list(range(len(heldout))), heldout_voices, talkers, ears)
+    speech = Speech(texts, order, voices.training_voices(params.voice), talkers, ears)
+    check = Speech(heldout, list(range(len(heldout))), params.voice.heldout_voices, talkers, ears)
     facts = {"audio_tower": params.assets.audio_tower, "num_texts": len(texts), "num_clips": len(speech)}
     facts |= {"num_checked": len(check), "wer_before": word_error_rates(tower, check)}
     model, log = train(tower, speech, ears, work)
     model.peft_config["default"].base_model_name_or_path = params.assets.audio_tower  # else this machine's cache
-    with publish(out) as folder:
+    with publish(out, work) as folder:
         model.save_pretrained(folder)
         weights = load_file(folder / "adapter_model.safetensors")
         kept = {k: w * ears.kept_share if "lora_B" in k else w for k, w in weights.items()}
@@ -127,8 +127,8 @@ in {facts["minutes"]:.0f} minutes.
 
 - Data: {facts["num_texts"]} texts that the teacher wrote (seed {ears.texts.seed}), {facts["num_clips"]} clips; \
 no person recorded.
-- Voices: every voice of the voice stage but {", ".join(params.voice.heldout_voices)}; \
-at {ears.rate} times their rate, {ears.pitch_semitones} semitones.
+- Voices: every voice of the voice stage but {", ".join(params.voice.validation_voices)}, \
+{", ".join(params.voice.heldout_voices)}; at {ears.rate} times their rate, {ears.pitch_semitones} semitones.
 - Conditions: by chance hesitations, a room (RT60 {ears.rt60_s} s), white noise, pink noise, hum or babble (SNR \
 {ears.snr_db} dB), a microphone {ears.drive_db} dB too loud, a telephone; never muffled speech or lost packets.
 - SpecAugment: {ears.mel_masks} masks of up to {ears.mel_mask_bands} of 80 mel bands, {ears.time_masks_per_s} a second \

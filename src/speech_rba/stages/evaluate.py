@@ -4,9 +4,9 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -17,121 +17,141 @@ from speech_rba.evaluation.instructions import followed, verdicts
 from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
-from speech_rba.evaluation.suites import Item, Spoil, load_items
+from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.evaluation.translation import sentence_chrf, translated
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.language import fast_products
 from speech_rba.model.speech_student import SpeechStudent
-from speech_rba.model.text import whole_sentences
 from speech_rba.params import Params
-from speech_rba.records import ALIGNMENT, Answer, Clip, Question, read_jsonl, write_jsonl
+from speech_rba.records import ALIGNMENT, Answer, Question, write_jsonl
 from speech_rba.stages import main, publish
-from speech_rba.synthesis import augment, voices
-from speech_rba.synthesis.conditions import CONDITIONS, SOUND, draw_strength, in_turn
 from speech_rba.training.rewards import teacher_pmi
 
 BATCH = 32  # answers scored at once
 LIKE = 16  # characters
-RECORDING_DB = -24.0  # the level of a spoiled recording, dB relative to full scale (RMS)
+HELD_OUT = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts to answer: clips, or the texts of rows, each with the item it belongs to."""
+
+    items: list[Item]
+    prompts: list[SoftTokens]
+    is_text: bool
 
 
 def run(
-    params: Params, data: Path, rows: Path, voice: Path, features: Path, validation: Path, base: Path, methods: Path,
-    out: Path,
+    params: Params, rows: Path, features: Path, suites: Path, suite_features: Path, validation: Path, base: Path,
+    methods: Path, out: Path,
 ) -> None:  # fmt: skip
-    """Every system's answer to every held-out clip, scored; the text system answers each prompt once.
+    """Every system's answer to every held-out clip, scored; who reads text answers each prompt once.
 
-    All answer in float32: in bfloat16 a greedy answer depends on the other rows of its batch. What several systems read
-    alike is answered once, and what an adapter takes no part in by base.
+    What validation scores, chooses; what the test scores, is reported. All answer in float32: in bfloat16 a greedy
+    answer depends on the other rows of its batch. What several systems read alike is answered once, and what an adapter
+    takes no part in by base.
     """
     started = time.perf_counter()
     unaligned, embed = AlignedStudent(base, None, torch.float32), load_embedder(params.assets.embedder)
-    student = unaligned.student
-    spoil = spoiler(params, data)
-    items = load_items(student, data, rows, features, validation, params.evaluate.suites, spoil)
-    if not any(item.suite == ALIGNMENT for item in items):
-        raise UserError("no clip of a held-out row is left to tell what alignment did: raise synthesize.test_share")
-    once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
-    texts, heard = student.read([i.prompt for i in once]), student.read([i.heard for i in items])
-    spoken = [i.spoken for i in items]
-    seconds = {c.id: c.duration_s for c in read_jsonl(voice / "manifest.jsonl", Clip)}
-    systems = {"text": (None, once, texts), "cascade": (None, items, heard), "base": (None, items, spoken)}
-    systems |= {method: (methods / method, items, spoken) for method in params.align.methods}
-    answers, cost, unadapted = [], [], {}
-    for system, (adapter, chosen, prompts) in systems.items():
-        answering = AlignedStudent(base, adapter, torch.float32) if adapter else unaligned
-        keys = [key_of(student, item, prompt) for item, prompt in zip(chosen, prompts, strict=True)]
-        asked = dict(zip(keys, zip(chosen, prompts, strict=True), strict=True))
-        new = [k for k, (_, prompt) in asked.items() if (answering.adapts(prompt) if adapter else k not in unadapted)]
-        some, read = [asked[key][0] for key in new], [asked[key][1] for key in new]
-        responses, took = timed_answers(answering, read, params, system)
-        cost.append(cost_of(system, took, sum(seconds.get(item.clip_id, 0.0) for item in some)))
-        metrics = score(answering, embed, system, some, read, responses)
-        found = unadapted | dict(zip(new, zip(responses, metrics, strict=True), strict=True))
-        unadapted = unadapted if adapter else found
-        answers += [answer_of(system, item, *found[key]) for item, key in zip(chosen, keys, strict=True)]
-    judged = {(i.suite, i.row_id): i.prompt for i in items if i.suite == ALIGNMENT or i.question.judged}
-    add_pmi(unaligned.student, judged, answers)
-    add_relevance(embed, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
-    scores = {"systems": list(systems), **score_table(answers, list(systems), params.evaluate)}
-    watched = params.evaluate.alarms
-    scores["alarms"] = {m: alarms(methods / m, m, scores["paired"], watched) for m in params.align.methods}
-    scores["translated"] = translated(answers, {(i.suite, i.row_id): i.question.translations for i in items})
-    scores["followed"] = followed(answers, {(i.suite, i.row_id): i.question.instructions for i in items})
-    scores |= {"cost": cost, "wer": hearing(items), "minutes": (time.perf_counter() - started) / 60}
+    names = params.evaluate.suites
+    items = load_items(unaligned.student, rows, features, suites, suite_features, validation, names)
+    check_splits(items)
+    answers, cost = answer_all(unaligned, embed, items, base, {m: methods / m for m in params.align.methods})
+    for split in HELD_OUT:
+        add_measures(unaligned.student, embed, [i for i in items if i.split == split], of_split(answers, split))
+    scores = report(params, items, answers, methods)
+    scores |= {"cost": cost, "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
         (folder / "scores.json").write_text(json.dumps(scores, indent=2))
-    print(f"{len(answers)} answers of {len(systems)} systems in {scores['minutes']:.1f} minutes")
+    print(f"{len(answers)} answers of {len(scores['systems'])} systems in {scores['minutes']:.1f} minutes")
 
 
-def spoiler(params: Params, data: Path) -> Spoil:
-    """What puts a recording into the conditions whose turn it is, besides leaving it as it is."""
-
-    def draw_talkers(rng: np.random.Generator) -> list[np.ndarray]:
-        talkers = voices.plan_talkers(params.voice.heldout_voices, data)
-        chosen = rng.choice(len(talkers), augment.NUM_TALKERS, replace=False)
-        return [voices.talk(*talkers[i]) for i in chosen]
-
-    def spoil(audio: np.ndarray, number: int) -> list[tuple[str, float | None, np.ndarray]]:
-        takes = [("clean", None, audio)]
-        for name in in_turn(SOUND, number, params.evaluate.conditions_per_recording):
-            rng = np.random.default_rng([params.evaluate.seed, number])
-            strength = draw_strength(name, params.voice, rng)
-            spoiled = CONDITIONS[name].spoil(audio, strength, rng, draw_talkers)
-            takes.append((name, strength.get("snr_db"), augment.at_level(spoiled, RECORDING_DB)))
-        return takes
-
-    return spoil
+def check_splits(items: list[Item]) -> None:
+    """Raises UserError where no clip of a synthesized row is left to choose by, or to report."""
+    for split in HELD_OUT:
+        if not any(item.suite == ALIGNMENT and item.split == split for item in items):
+            raise UserError(f"no clip of a {split} row is left: raise synthesize.{split}_share")
 
 
-def timed_answers(
-    answering: AlignedStudent, prompts: list[SoftTokens], params: Params, system: str
-) -> tuple[list[str], dict]:
-    """The whole sentences of each greedy answer, of a cut one without any what there is; and {tokens, seconds}."""
+def answer_all(
+    unaligned: AlignedStudent, embed: Callable, items: list[Item], base: Path, adapters: dict[str, Path]
+) -> tuple[list[Answer], list[dict]]:
+    """The answers of text, cascade, base and every method, which also reads the texts; and what they cost."""
+    student = unaligned.student
+    once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
+    written = Reading(once, student.read([item.prompt for item in once]), is_text=True)
+    transcribed = Reading(items, student.read([item.heard for item in items]), is_text=False)
+    spoken = Reading(items, [item.spoken for item in items], is_text=False)
+    systems = {"text": (None, [written]), "cascade": (None, [transcribed]), "base": (None, [spoken])}
+    systems |= {method: (adapter, [spoken, written]) for method, adapter in adapters.items()}
+    answers, cost, unadapted = [], [], {}
+    for system, (adapter, readings) in systems.items():
+        answering = AlignedStudent(base, adapter, torch.float32) if adapter else unaligned
+        for reading in readings:
+            found, took = new_answers(answering, embed, system, reading, unadapted, adapter is not None)
+            keys = [key_of(student, *pair) for pair in zip(reading.items, reading.prompts, strict=True)]
+            known = unadapted | found
+            answers += [
+                answer_of(system, item, reading.is_text, *known[key])
+                for item, key in zip(reading.items, keys, strict=True)
+            ]
+            if not adapter:
+                unadapted = known
+            if reading is readings[0]:
+                cost.append(took)
+    return answers, cost
+
+
+def new_answers(
+    answering: AlignedStudent, embed: Callable, system: str, reading: Reading, unadapted: dict, adapted: bool
+) -> tuple[dict, dict]:
+    """(response, metrics) by key of what `unadapted` does not tell already; and what that cost."""
+    keys = [key_of(answering.student, *pair) for pair in zip(reading.items, reading.prompts, strict=True)]
+    asked = dict(zip(keys, zip(reading.items, reading.prompts, strict=True), strict=True))
+    new = [k for k, (_, prompt) in asked.items() if (answering.adapts(prompt) if adapted else k not in unadapted)]
+    items, prompts = [asked[key][0] for key in new], [asked[key][1] for key in new]
     began = time.perf_counter()
-    with tqdm(total=len(prompts), desc=f"answer {system}", mininterval=2) as bar:
-        ids = answering.answer(
-            prompts,
-            max_new_tokens=params.evaluate.max_completion_tokens,
-            temperature=0.0,
-            top_p=1.0,
-            seed=params.evaluate.seed,
-            batch_size=params.evaluate.batch_size,
-            on_batch=bar.update,
-        )
-    took = {"tokens": sum(map(len, ids)), "seconds": time.perf_counter() - began}
-    tokenizer = answering.student.tokenizer
-    texts = [tokenizer.decode(i, skip_special_tokens=True).strip() for i in ids]
-    return [whole_sentences(t, i[-1] == tokenizer.eos_token_id) or t for t, i in zip(texts, ids, strict=True)], took
+    with tqdm(total=len(prompts), desc=f"answer {system}", mininterval=2, disable=not prompts) as bar:
+        responses, num_tokens = answering.respond(prompts, bar.update)
+    took = {"tokens": num_tokens, "seconds": time.perf_counter() - began}
+    audio_s = 0.0 if reading.is_text else sum(item.duration_s for item in items)
+    metrics = score(answering, embed, system, items, prompts, responses)
+    found = dict(zip(new, zip(responses, metrics, strict=True), strict=True))
+    return found, cost_of(system, took, audio_s)
+
+
+def of_split(answers: list[Answer], split: str) -> list[Answer]:
+    return [answer for answer in answers if answer.split == split]
+
+
+def add_measures(student: SpeechStudent, embed: Callable, items: list[Item], answers: list[Answer]) -> None:
+    """Gives the answers of a split the measures that compare several texts."""
+    judged = {(i.suite, i.row_id): i.prompt for i in items if i.suite == ALIGNMENT or i.question.judged}
+    add_pmi(student, judged, answers)
+    add_relevance(embed, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
+
+
+def report(params: Params, items: list[Item], answers: list[Answer], methods: Path) -> dict:
+    """scores.json but for costs: the tables of the test, and those of validation by which is chosen."""
+    systems = list(dict.fromkeys(answer.system for answer in answers))
+    test, chosen_by = (score_table(of_split(answers, s), systems, params.evaluate) for s in ("test", "validation"))
+    scores = {"systems": systems, **test, "validation": chosen_by["scores"]}
+    watched, paired = params.evaluate.alarms, chosen_by["paired"]
+    scores["alarms"] = {m: alarms(methods / m, m, paired, watched) for m in params.align.methods}
+    reported = of_split(answers, "test")
+    scores["translated"] = translated(reported, {(i.suite, i.row_id): i.question.translations for i in items})
+    scores["followed"] = followed(reported, {(i.suite, i.row_id): i.question.instructions for i in items})
+    scores["wer"] = hearing([item for item in items if item.split == "test"])
+    return scores
 
 
 def cost_of(system: str, took: dict, audio_s: float) -> dict:
     """Tokens a second, and seconds a second of the audio that was answered; None where nothing was."""
     speed = took["tokens"] / took["seconds"] if took["tokens"] else None
-    factor = took["seconds"] / audio_s if audio_s and system != "text" else None
+    factor = took["seconds"] / audio_s if audio_s else None
     return {"system": system, "tokens_per_s": speed, "real_time_factor": factor}
 
 
@@ -189,21 +209,23 @@ def like(prompt: str, response: str) -> tuple[int, int]:
     return len(prompt) // LIKE, len(response)
 
 
-def answer_of(system: str, item: Item, response: str, metrics: dict[str, float]) -> Answer:
-    """The row of one answer; the text system reads the prompt, whatever the clip."""
-    text = system == "text"
+def answer_of(system: str, item: Item, is_text: bool, response: str, metrics: dict[str, float]) -> Answer:
+    """The row of one answer; of one who reads the text, whatever the clip."""
     return Answer(
         suite=item.suite,
+        split=item.split,
         row_id=item.row_id,
-        clip_id="" if text else item.clip_id,
+        clip_id="" if is_text else item.clip_id,
         system=system,
-        condition="text" if text else item.condition,
-        voice="" if text else item.voice,
-        heldout_voice=False if text else item.heldout_voice,
-        snr_db=None if text else item.snr_db,
-        heard="" if text else item.heard,
+        condition="text" if is_text else item.condition,
+        voice="" if is_text else item.voice,
+        heldout_voice=False if is_text else item.heldout_voice,
+        snr_db=None if is_text else item.snr_db,
+        prompt=item.prompt,
+        heard="" if is_text else item.heard,
+        hypothesis=None if is_text else item.student_heard,
         response=response,
-        metrics=metrics,
+        metrics=dict(metrics),
     )
 
 

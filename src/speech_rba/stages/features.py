@@ -1,16 +1,17 @@
-"""artifacts/voice, artifacts/base -> artifacts/features: table.jsonl, heard.safetensors, report.json.
+"""artifacts/voice or suites/NAME, artifacts/base -> features or suite_features/NAME: table.jsonl, heard.safetensors.
 
 The student hears every clip, and what it hears is kept with its alternatives. Whisper as it came judges clean speech
 and hears the test for the cascade; what it makes of spoiled training speech nobody asks.
 """
 
-import functools
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from speech_rba.data.audio import read_audio
@@ -19,12 +20,12 @@ from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, Heard, hear, load_audio_tower
 from speech_rba.model.heard import load_heard, save_heard
 from speech_rba.model.language import fast_dtype
-from speech_rba.model.student import EARS
 from speech_rba.model.students import load_student
 from speech_rba.params import Params
 from speech_rba.records import Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
 
+BATCH = 32
 ROUND = 8  # batches a round; a killed run goes on after the last whole round
 
 
@@ -33,15 +34,15 @@ def run(params: Params, voice: Path, base: Path, out: Path) -> None:
     started = time.perf_counter()
     clips = read_jsonl(voice / "manifest.jsonl", Clip)
     student, judge = load_student(base), load_audio_tower(params.assets.audio_tower, None)
-    of_interest = [clip for clip in clips if clip.split == "test" or clip.condition == "clean"]
-    listeners = {"student": (student.hear, clips)}
+    of_interest = [clip for clip in clips if clip.split != "train" or clip.condition == "clean"]
+    work = workdir("features", params, voice, base)
+    limit = {"max_tokens": student.config.max_transcript_tokens}
+    listeners = {"student": (partial(student.hear, top_k=student.config.soft_top_k, **limit), clips)}
     if not student.hears_as_judge:
-        listeners["judge"] = (functools.partial(hear, judge), of_interest)
+        listeners["judge"] = (partial(hear, judge, top_k=1, **limit), of_interest)
     heard, ms = {}, {}
     for name, (listen, chosen) in listeners.items():
-        ears = [base / EARS] if name == "student" and (base / EARS).exists() else []
-        work = workdir("features", params.assets, params.features, voice / "manifest.jsonl", name, *ears)
-        found, ms[name] = hear_all(listen, params, voice, chosen, work, name)
+        found, ms[name] = hear_all(listen, voice, chosen, work, name)
         heard[name] = dict(zip((clip.id for clip in chosen), found, strict=True))
     judged = {clip.id: heard.get("judge", heard["student"])[clip.id] for clip in of_interest}
     table = []
@@ -51,7 +52,7 @@ def run(params: Params, voice: Path, base: Path, out: Path) -> None:
         of_student = student.transcript(heard["student"][clip.id])
         table.append(measure(load(voice, clip), clip.transcript, of_judge, of_student, confidence, clip.id))
     report = {"num_clips": len(clips), "minutes": (time.perf_counter() - started) / 60, "ms_per_clip": ms}
-    with publish(out) as folder:
+    with publish(out, work) as folder:
         write_jsonl(folder / "table.jsonl", table)
         save_heard(folder / "heard.safetensors", list(heard["student"].values()))
         (folder / "report.json").write_text(json.dumps(report, indent=2))
@@ -59,20 +60,24 @@ def run(params: Params, voice: Path, base: Path, out: Path) -> None:
 
 
 def hear_all(
-    listen: Callable[..., list[Heard]], params: Params, voice: Path, clips: list[Clip], work: Path, name: str
+    listen: Callable[..., list[Heard]], voice: Path, clips: list[Clip], work: Path, name: str
 ) -> tuple[list[Heard], float]:
-    """What `listen` hears in each clip, and the milliseconds a clip; rounds that `work` holds are not heard again."""
-    order = sorted(range(len(clips)), key=lambda i: (clips[i].duration_s, clips[i].id))  # like lengths, short windows
+    """What `listen` hears in each clip, and the milliseconds a clip; rounds that `work` holds are not heard again.
+
+    Held-out clips are heard as the served student hears, in float32; training clips in the fast dtype.
+    """
     found: dict[int, Heard] = {}
     started, fresh = time.perf_counter(), 0
-    size = params.features.batch_size * ROUND
-    for start in tqdm(range(0, len(order), size), desc=f"hear, {name}", mininterval=2):
-        chosen = order[start : start + size]
-        path = work / f"{start:06}.safetensors"
-        if not path.exists():
-            hear_round(listen, params, voice, [clips[i] for i in chosen], path)
-            fresh += len(chosen)
-        found |= dict(zip(chosen, load_heard(path, list(range(len(chosen)))), strict=True))
+    for precision, dtype in (("exact", torch.float32), ("fast", fast_dtype())):
+        chosen = [i for i, clip in enumerate(clips) if (clip.split == "train") == (precision == "fast")]
+        chosen.sort(key=lambda i: (clips[i].duration_s, clips[i].id))  # like lengths, short windows
+        for start in tqdm(range(0, len(chosen), BATCH * ROUND), desc=f"hear, {name}, {precision}", mininterval=2):
+            places = chosen[start : start + BATCH * ROUND]
+            path = work / f"{name}-{precision}-{start:06}.safetensors"
+            if not path.exists():
+                hear_round(partial(listen, dtype=dtype), voice, [clips[i] for i in places], path)
+                fresh += len(places)
+            found |= dict(zip(places, load_heard(path, list(range(len(places)))), strict=True))
     return [found[i] for i in range(len(clips))], 1000 * (time.perf_counter() - started) / max(1, fresh)
 
 
@@ -84,18 +89,14 @@ def load(voice: Path, clip: Clip) -> np.ndarray:
         return np.zeros(0, dtype=np.float32)
 
 
-def hear_round(listen: Callable[..., list[Heard]], params: Params, voice: Path, clips: list[Clip], path: Path) -> None:
+def hear_round(listen: Callable[..., list[Heard]], voice: Path, clips: list[Clip], path: Path) -> None:
     """Writes what was heard in `clips` to `path`, whole or not at all. An unreadable clip is heard as nothing."""
     audio = [load(voice, clip)[: MAX_SECONDS * SAMPLING_RATE] for clip in clips]
     audio = [a if len(a) else np.zeros(SAMPLING_RATE // 2, dtype=np.float32) for a in audio]
-    found: list[Heard] = []
-    for i in range(0, len(audio), params.features.batch_size):
-        batch = audio[i : i + params.features.batch_size]
-        settings = {"top_k": params.features.top_k, "max_tokens": params.features.max_tokens, "dtype": fast_dtype()}
-        found += listen(batch, **settings)
-    partial = path.with_suffix(".partial")
-    save_heard(partial, found)
-    partial.replace(path)
+    found = [h for i in range(0, len(audio), BATCH) for h in listen(audio[i : i + BATCH])]
+    partial_file = path.with_suffix(".partial")
+    save_heard(partial_file, found)
+    partial_file.replace(path)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ class Check(Record):
     expected: str
 
 
-class Report(Record):
+class Part(Record):
+    """What validation says of some clips."""
+
     model_config = ConfigDict(strict=True)
 
     num_clips: int
@@ -35,18 +37,27 @@ class Report(Record):
     checks: list[Check]
 
 
+class SuitePart(Part):
+    refused: dict[str, int]
+
+
+class Report(Part):
+    suites: dict[str, SuitePart]
+
+
 def run(params: Params, validation: Path, out: Path) -> None:
-    """Publishes gate.json when the data may be trained on.
+    """Publishes gate.json when the data may be trained on; what it holds depends on the training data alone.
 
     Raises:
-        UserError: a critical check failed (each is listed), or the report is missing or malformed.
+        UserError: a critical check failed (each is listed, those of suites too), or the report is missing or malformed.
     """
     report = read_report(validation / "report.json")
     accepted = validation / "accepted.jsonl"
     checks = [check for check in report.checks if check.critical]
     checks += amounts(params, report, read_jsonl(accepted, Clip))
-    if failed := [check for check in checks if not check.passed]:
-        lines = [f"  {check.name}: {check.observed}; expected: {check.expected}" for check in failed]
+    of_suites = [(f"{name}: ", check) for name, part in report.suites.items() for check in part.checks]
+    if failed := [(name, c) for name, c in [*(("", c) for c in checks), *of_suites] if c.critical and not c.passed]:
+        lines = [f"  {name}{check.name}: {check.observed}; expected: {check.expected}" for name, check in failed]
         raise UserError(
             "\n".join(["the data may not be trained on:", *lines, f"see {validation}/report.html and quarantine.jsonl"])
         )

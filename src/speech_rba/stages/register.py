@@ -1,8 +1,8 @@
 """artifacts/{voice,validate,gate,base,align,evaluate,report} -> a candidate in the registry, registration.json.
 
-The candidate is the method that is best by register.rank_by. It is registered only if, loaded from the store as any
-user loads it, it gives the answers that the student gave before. Killed, the stage goes on with the same run, and a
-version that exists already is not registered twice.
+The candidate is the method that is best on validation by register.rank_by. It is registered only if, loaded from the
+store as any user loads it, it gives the answers that the student gave before. Killed, the stage goes on with the same
+run, and a version that exists already is not registered twice.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from speech_rba import tracking
 from speech_rba.errors import UserError
 from speech_rba.params import Params
-from speech_rba.records import Answer, Clip, read_jsonl
+from speech_rba.records import ALIGNMENT, Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
 
 SERVING = Path(__file__).parents[1] / "model" / "serving.py"
@@ -33,54 +33,87 @@ def run(
     """Writes registration.json; the best method is a new candidate for the model.
 
     Raises:
-        UserError: the gate did not pass, a method has no score, there are too few clips to check with, or the
-            reloaded student answers differently.
+        UserError: the gate did not pass, a method has no score on validation, there are too few clips to check with,
+            or the reloaded student answers differently.
     """
     name, rank_by = params.register_.model_name, params.register_.rank_by
-    gated, scores = (json.loads(path.read_text()) for path in (gate / "gate.json", evaluation / "scores.json"))
+    gated, scores = (
+        json.loads(path.read_text()) for path in (gate / "gate.json", evaluation / "scores.json")
+    )
     if gated["passed"] is not True:
         raise UserError(f"{gate}/gate.json did not pass: mend the data first")
-    method = max(params.align.methods, key=lambda m: tracking.main_score(scores, m, rank_by))
-    changed = changed_clips(evaluation / "answers.jsonl", method)
+    # of equals the first
+    method = max(params.align.methods, key=lambda m: tracking.validation_score(scores, m, rank_by))
+    answers = read_jsonl(evaluation / "answers.jsonl", Answer)
+    changed = changed_clips(answers, method)
     clips = check_clips(validation / "accepted.jsonl", params.register_.num_check_clips, changed)
-    work = workdir("register", params, tracking.digest(base), methods, gate, evaluation)
-    with tracking.open_run(name, work) as run_id, publish(out) as folder:
+    tags = tags_of(method, rank_by, gated, scores)
+    work = workdir("register", params, validation / "accepted.jsonl", gate, base, methods, evaluation, report)
+    with tracking.open_run(name, work) as run_id, publish(out, work) as folder:
         tracking.log_pipeline(run_id, params, scores, methods, report)
         version = tracking.registered(run_id)
         if version is None:
             bundle = work / "bundle"
             make_bundle(bundle, base, methods / method, gate, evaluation)
+            write_jsonl(bundle / "answers.jsonl", tested(answers, method))
             store_answers(bundle, [voice / clip.path for clip in clips])
             model_id = tracking.log_student(bundle, SERVING)
             shutil.rmtree(bundle)  # its links would keep an old base on the disk
-            tags = {"method": method, "data_sha256": gated["data_sha256"], "git_commit": tracking.git_commit()}
-            raised = [check["name"] for check in scores["alarms"][method] if not check["passed"]]
-            tags |= {"rank_by": rank_by, "alarms": ", ".join(raised) or tracking.NO_ALARMS}
             tags["report"] = f"runs:/{run_id}/report/index.html"
-            version = tracking.register(name, run_id, model_id, describe(method, gated, scores), tags)
+            version = tracking.register(name, run_id, model_id, describe(tags, gated, scores), tags)
         tracking.set_candidate(version)
         registration = {"model_name": name, "version": str(version.version), "run_id": run_id}
-        registration |= {key: version.tags[key] for key in ("method", "adapter_sha256", "data_sha256", "git_commit")}
+        registration |= {
+            key: version.tags[key] for key in ("method", "adapter_sha256", "data_sha256", "git_commit")
+        }
         registration["checked_clips"] = len(clips)
         (folder / "registration.json").write_text(json.dumps(registration, indent=2) + "\n")
-    print(f"{version.name} version {version.version} ({method}): {len(clips)} clips answered alike when reloaded")
+    print(
+        f"{version.name} version {version.version} ({method}): {len(clips)} clips answered alike when reloaded"
+    )
 
 
-def changed_clips(answers: Path, method: str) -> set[str]:
-    """Ids of the clips to which the adapter changes base's answer."""
-    responses = {(a.clip_id, a.system): a.response for a in read_jsonl(answers, Answer)}
-    return {clip for (clip, system), said in responses.items() if system == method and said != responses[clip, "base"]}
+def tags_of(method: str, rank_by: str, gated: dict, scores: dict) -> dict[str, str]:
+    """What a version is told from others by, but for its hashes."""
+    raised = [check["name"] for check in scores["alarms"][method] if not check["passed"]]
+    return {
+        "method": method,
+        "rank_by": rank_by,
+        "validation_score": str(tracking.validation_score(scores, method, rank_by)),
+        "test_score": str(tracking.main_score(scores, method, rank_by)),
+        "alarms": ", ".join(raised) or tracking.NO_ALARMS,
+        "data_sha256": gated["data_sha256"],
+        "git_commit": tracking.git_commit(),
+    }
+
+
+def tested(answers: list[Answer], method: str) -> list[Answer]:
+    """What `method` answered to test items, spoken and read: a promotion compares it with the champion's."""
+    return [answer for answer in answers if answer.system == method and answer.split == "test"]
+
+
+def changed_clips(answers: list[Answer], method: str) -> set[str]:
+    """Ids of the clips of synthesized rows to which the adapter changes base's answer."""
+    spoken = [answer for answer in answers if answer.suite == ALIGNMENT and answer.clip_id]
+    responses = {(a.clip_id, a.system): a.response for a in spoken}
+    return {
+        clip
+        for (clip, system), said in responses.items()
+        if system == method and said != responses[clip, "base"]
+    }
 
 
 def check_clips(accepted: Path, num: int, first: set[str]) -> list[Clip]:
-    """`num` accepted test clips, those of the ids `first` before others.
+    """`num` accepted test clips of synthesized rows, those of the ids `first` before others.
 
     Raises:
         UserError: there are fewer.
     """
-    clips = [clip for clip in read_jsonl(accepted, Clip) if clip.split == "test"]
+    clips = [clip for clip in read_jsonl(accepted, Clip) if clip.split == "test" and clip.suite == ALIGNMENT]
     if len(clips) < num:
-        raise UserError(f"{accepted} has {len(clips)} test clips, register.num_check_clips is {num}: lower it")
+        raise UserError(
+            f"{accepted} has {len(clips)} test clips, register.num_check_clips is {num}: lower it"
+        )
     return sorted(clips, key=lambda clip: clip.id not in first)[:num]
 
 
@@ -109,20 +142,26 @@ def store_answers(bundle: Path, clips: list[Path]) -> None:
     (check / "answers.json").write_text(json.dumps(answers, indent=2))
 
 
-def describe(method: str, gated: dict, scores: dict) -> str:
-    """The gate with the alarms and the scores over all conditions as two Markdown tables."""
+def describe(tags: dict[str, str], gated: dict, scores: dict) -> str:
+    """What the method was chosen by, the gate with the alarms, the scores over all conditions: Markdown."""
     systems = scores["systems"]
     lines = [
-        f"Method **{method}**",
+        "Method **{method}**, chosen by {rank_by} on validation: {validation_score}, on test {test_score}".format(
+            **tags
+        ),
         "",
         "| gate, alarms | critical | passed | observed | expected |",
         "|---|---|---|---|---|",
     ]
-    checks = [*gated["checks"], *scores["alarms"][method]]
-    lines += ["| {name} | {critical} | {passed} | {observed} | {expected} |".format(**check) for check in checks]
+    checks = [*gated["checks"], *scores["alarms"][tags["method"]]]
+    lines += [
+        "| {name} | {critical} | {passed} | {observed} | {expected} |".format(**check) for check in checks
+    ]
     lines += ["", "| all conditions | " + " | ".join(systems) + " |", "|---" * (len(systems) + 1) + "|"]
     # the text system reads and has no speech condition
-    rows = [row for row in scores["scores"] if row["condition"] == ("text" if row["system"] == "text" else "all")]
+    rows = [
+        row for row in scores["scores"] if row["condition"] == ("text" if row["system"] == "text" else "all")
+    ]
     values = {(row["suite"], row["metric"], row["system"]): f"{row['value']:.3f}" for row in rows}
     for suite, metric in dict.fromkeys(key[:2] for key in values):
         cells = [values.get((suite, metric, system), "") for system in systems]

@@ -4,8 +4,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from speech_rba.records import (
     Rejected,
     Row,
     Sampling,
+    Split,
     read_jsonl,
     write_jsonl,
 )
@@ -81,49 +83,80 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     topics = (data / "topics.txt").read_text().split("\n")
     topics = [t for t in topics if t.strip()]
     constraints = read_jsonl(data / "constraints.jsonl", Constraint) if settings.num_constrained else []
-    work = workdir("synthesize", params.assets, settings, data / "topics.txt", [c.model_dump() for c in constraints])
-    teacher = None
+    work = workdir("synthesize", params, data / "topics.txt", data / "constraints.jsonl", purpose)
     started = time.perf_counter()
+    writer = Writer(params, topics, constraints, work)
     rows, rejected, duplicates = [], [], NearDuplicates(settings.near_duplicate)
-    tokens, seconds = 0, 0.0
-    for task, setting in SETTINGS.items():
-        kept, wanted = 0, getattr(settings, setting)
-        bar = tqdm(total=wanted, desc=f"synthesize {setting.removeprefix('num_')}", mininterval=2, disable=not wanted)
-        for number in range(MAX_ROUNDS):
-            if kept >= wanted:
-                break
-            path = work / f"{task}-{number:03}.jsonl"
-            if not path.exists():
-                teacher = teacher or load_teacher(params.assets)
-                began = time.perf_counter()
-                candidates = write_round(teacher, params, task, number, topics, constraints)
-                seconds += time.perf_counter() - began
-                tokens += sum(c.num_tokens for c in candidates)
-                write_jsonl(path, candidates)
-            for candidate in read_jsonl(path, Candidate):
-                reason = fault(candidate, params, duplicates) if kept < wanted else "surplus"
-                if reason:
-                    rejected.append(refusal(candidate, reason))
-                else:
-                    rows.append(accepted(candidate, params))
-                    kept += 1
-                    bar.update()
-        bar.close()
-        if kept < wanted:
-            raise UserError(
-                f"{MAX_ROUNDS} rounds gave {kept} of {wanted}: lower synthesize.{setting}, or loosen its filters"
-            )
+    for task in SETTINGS:
+        for row in kept_rows(writer, task, duplicates):
+            (rows if isinstance(row, Row) else rejected).append(row)
     report = {
         "kept": len(rows),
         "rejected": dict(Counter(r.reason for r in rejected)),
-        "tokens_per_s": tokens / seconds if seconds else None,
+        "tokens_per_s": writer.tokens / writer.seconds if writer.seconds else None,
         "minutes": (time.perf_counter() - started) / 60,
     }
-    with publish(out) as folder:
+    with publish(out, work) as folder:
         write_jsonl(folder / "rows.jsonl", rows)
         write_jsonl(folder / "rejected.jsonl", rejected)
         (folder / "report.json").write_text(json.dumps(report, indent=2))
-    print(f"{len(rows)} rows kept, {len(rejected)} refused; {tokens} tokens in {seconds:.0f} s")
+    print(f"{len(rows)} rows kept, {len(rejected)} refused; {writer.tokens} tokens in {writer.seconds:.0f} s")
+
+
+@dataclass
+class Writer:
+    """Writes rounds of candidates, and counts what that takes; a round that `work` holds is not written again."""
+
+    params: Params
+    topics: list[str]
+    constraints: list[Constraint]
+    work: Path
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return load_teacher(self.params.assets)
+
+    def round(self, task: str, number: int) -> list[Candidate]:
+        path = self.work / f"{task}-{number:03}.jsonl"
+        if not path.exists():
+            _ = self.teacher  # whose loading is no writing
+            began = time.perf_counter()
+            candidates = write_round(self.teacher, self.params, task, number, self.topics, self.constraints)
+            self.seconds += time.perf_counter() - began
+            self.tokens += sum(c.num_tokens for c in candidates)
+            write_jsonl(path, candidates)
+        return read_jsonl(path, Candidate)
+
+
+def kept_rows(writer: Writer, task: str, duplicates: NearDuplicates) -> Iterator[Row | Rejected]:
+    """What becomes of each candidate of a task, until every split has its rows.
+
+    Raises:
+        UserError: MAX_ROUNDS did not give them.
+    """
+    params, setting = writer.params, SETTINGS[task]
+    left = quotas(params.synthesize, getattr(params.synthesize, setting))
+    wanted = left.total()
+    what = f"synthesize {setting.removeprefix('num_')}"
+    with tqdm(total=wanted, desc=what, mininterval=2, disable=not wanted) as bar:
+        for number in range(MAX_ROUNDS):
+            if not left.total():
+                return
+            for candidate in writer.round(task, number):
+                split = split_of(candidate.prompt, params.synthesize)
+                if reason := fault(candidate, params, duplicates) if left[split] else "surplus":
+                    yield refusal(candidate, reason)
+                else:
+                    yield accepted(candidate, split, params)
+                    left[split] -= 1
+                    bar.update()
+    if left.total():
+        raise UserError(
+            f"{MAX_ROUNDS} rounds lack {left.total()} of {wanted} texts ({dict(left)}): lower synthesize.{setting}, or "
+            "loosen its filters"
+        )
 
 
 def load_teacher(assets: Assets) -> Teacher:
@@ -270,15 +303,34 @@ def refusal(candidate: Candidate, reason: str) -> Rejected:
     return Rejected(task=candidate.task, prompt=candidate.prompt, completion=candidate.completion, reason=reason)
 
 
-def accepted(candidate: Candidate, params: Params) -> Row:
-    """The row; its split follows from its text alone, so that it never moves when more rows come."""
+def quotas(settings: Synthesize, wanted: int) -> Counter[Split]:
+    """How many of the `wanted` rows each split gets: of three or more one at least where its share is above 0."""
+    held_out = {"validation": settings.validation_share, "test": settings.test_share}
+    left = Counter({split: max(wanted > 2, round(wanted * share)) for split, share in held_out.items() if share})
+    left["train"] = max(0, wanted - left.total())
+    return left
+
+
+def split_of(prompt: str, settings: Synthesize) -> Split:
+    """It follows from the text alone, so that no text changes sides when other data is written.
+
+    A student that goes on from another run's adapter would else be tested on what it has learned.
+    """
+    place = int.from_bytes(text_digest(prompt)[:4]) / 2**32
+    if place < settings.test_share:
+        return "test"
+    return "validation" if place < settings.test_share + settings.validation_share else "train"
+
+
+def text_digest(prompt: str) -> bytes:
+    return hashlib.sha256(prompt.lower().encode()).digest()
+
+
+def accepted(candidate: Candidate, split: Split, params: Params) -> Row:
     settings = params.synthesize
-    digest = hashlib.sha256(candidate.prompt.lower().encode()).digest()
-    place = int.from_bytes(digest[:4]) / 2**32
-    split = "test" if place < settings.test_share else "train"
     completion = whole_sentences(candidate.completion, candidate.completion_finished)
     return Row(
-        id=f"{candidate.task[0]}-{digest[:6].hex()}",
+        id=f"{candidate.task[0]}-{text_digest(candidate.prompt)[:6].hex()}",
         task=candidate.task,
         split=split,
         messages=[Message(role="user", content=candidate.prompt), Message(role="assistant", content=completion)],

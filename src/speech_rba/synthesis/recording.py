@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from speech_rba.errors import UserError
 from speech_rba.params import Voice
 from speech_rba.records import Clip, Manner
 from speech_rba.synthesis import augment, voices
-from speech_rba.synthesis.conditions import CONDITIONS, NOISES, TRAINED, draw_strength
+from speech_rba.synthesis.conditions import CONDITIONS, HARD, NOISES, TRAINED, draw_strength, in_turn
 
 CLEAN_SHARE = 0.1
 
@@ -79,7 +80,7 @@ def draw_speech(
         "transcript": text,
         "voice": name,
         "engine": name.partition("-")[0],
-        "heldout_voice": name in voice.heldout_voices,
+        "heldout_voice": name in (*voice.heldout_voices, *voice.validation_voices),
         "rate": round(rng.uniform(*(setting.rate or voice.rate)), 3),
         "pitch_semitones": round(rng.uniform(*voice.pitch_semitones), 3),
         "level_db": round(rng.uniform(*voice.level_db), 2),
@@ -106,6 +107,34 @@ def draw_clip(voice: Voice, clip_id: str, condition: str, speech: dict) -> Clip:
         sha256="",
         **speech,
     )
+
+
+@dataclass
+class HeldOut:
+    """Plans the clips of the texts of a split that no training sees, which come one after the other.
+
+    Every second text is spoken by a voice that the split has for itself. Validation meets no condition that is held
+    out for the test.
+    """
+
+    voice: Voice
+    split: Literal["validation", "test"]
+    number: int = 0
+
+    def clips(
+        self, key: str, row_id: str, suite: str, text: str, num_conditions: int, setting: Setting | None = None
+    ) -> list[Clip]:
+        """The clips of the next text, clean and in the conditions whose turn it is, or as `setting` asks."""
+        setting, number, voice = setting or Setting(), self.number, self.voice
+        self.number += 1
+        own = voice.heldout_voices if self.split == "test" else voice.validation_voices
+        speakers = own if number % 2 else voices.training_voices(voice)
+        speech = draw_speech(voice, key, speakers, row_id, suite, self.split, text, setting)
+        hard = HARD if self.split == "test" else [name for name in TRAINED if name != "clean"]
+        takes = ["clean", *in_turn(hard, number // 2, num_conditions)]
+        if setting.conditions:
+            takes = in_turn(setting.conditions, number // 2, 1)
+        return [draw_clip(voice, f"{key}-{condition}", condition, speech) for condition in takes]
 
 
 def in_condition(speech: np.ndarray, clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:

@@ -12,6 +12,7 @@ import soxr
 
 from speech_rba.assets import resolve
 from speech_rba.errors import UserError
+from speech_rba.params import Voice
 from speech_rba.synthesis import espeak, piper
 from speech_rba.synthesis.augment import SAMPLE_RATE
 from speech_rba.synthesis.hesitation import PAUSE
@@ -63,17 +64,20 @@ VOICES = {
 }
 
 
-def training_voices(heldout_voices: list[str]) -> list[str]:
-    """Every voice but `heldout_voices`.
+def training_voices(voice: Voice) -> list[str]:
+    """Every voice that is not held out for validation or test.
 
     Raises:
-        UserError: there is no such voice, or none is left or kept out.
+        UserError: there is no such voice, one is held out for both, or none is left or kept out.
     """
-    if unknown := sorted(set(heldout_voices) - set(VOICES)):
-        raise UserError(f"voice.heldout_voices names {', '.join(unknown)}; choose some of {', '.join(VOICES)}")
-    training = [voice for voice in VOICES if voice not in heldout_voices]
-    if not training or not heldout_voices:
-        raise UserError("voice.heldout_voices must keep out at least one voice, and not all")
+    validation, test = voice.validation_voices, voice.heldout_voices
+    if unknown := sorted({*validation, *test} - set(VOICES)):
+        raise UserError(f"voice names {', '.join(unknown)} to hold out; choose some of {', '.join(VOICES)}")
+    if both := sorted({*validation} & {*test}):
+        raise UserError(f"{', '.join(both)} must stand in one of voice.validation_voices and voice.heldout_voices")
+    training = [name for name in VOICES if name not in validation + test]
+    if not (training and validation and test):
+        raise UserError("voice.validation_voices and heldout_voices must each keep out at least one voice, not all")
     return training
 
 
@@ -113,7 +117,7 @@ def say(voice: str, text: str, rate: float, pitch_semitones: float) -> np.ndarra
     return np.pad(np.concatenate(joined), round(SILENCE_S * SAMPLE_RATE))
 
 
-def plan_talkers(heldout_voices: list[str], data: Path) -> list[tuple[str, str]]:
+def plan_talkers(voice: Voice, data: Path) -> list[tuple[str, str]]:
     """Voice and text of everyone who can be in the background: each training voice reads out topics.
 
     Raises:
@@ -122,7 +126,7 @@ def plan_talkers(heldout_voices: list[str], data: Path) -> list[tuple[str, str]]
     topics = [topic for topic in (data / "topics.txt").read_text(encoding="utf-8").split("\n") if topic.strip()]
     if not topics:
         raise UserError(f"{data / 'topics.txt'} is empty; babble reads topics from it, one a line")
-    names = training_voices(heldout_voices)
+    names = training_voices(voice)
     starts = (TOPICS_PER_TALKER * i for i in range(len(names)))
     texts = (" and ".join(topics[(s + k) % len(topics)] for k in range(TOPICS_PER_TALKER)) for s in starts)
     return list(zip(names, texts, strict=True))
