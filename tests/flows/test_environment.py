@@ -66,12 +66,13 @@ print(urllib.request.urlopen(url).read().decode(), httpx.get(url).text, requests
 """
 
 
-def test_every_client_reaches_a_server_of_this_machine_past_a_dead_proxy():
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_every_client_reaches_a_server_of_this_machine_past_a_dead_proxy(proxy):
     """With the standard library, with Prefect's client (httpx) and with MLflow's (requests)."""
     server = HTTPServer(("127.0.0.1", 0), Hello)
     Thread(target=server.serve_forever, daemon=True).start()
     env = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | {"PYTHONPATH": PATHS}
-    env |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    env |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), proxy)
     ask = [sys.executable, "-c", ASK.format(module="speech_rba"), f"http://127.0.0.1:{server.server_port}/"]
     done = subprocess.run(ask, env=env, check=True, capture_output=True, text=True)
     assert done.stdout == "hello hello hello\n"
