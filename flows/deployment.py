@@ -1,4 +1,4 @@
-"""The deployment `nightly/nightly` on the Prefect server that PREFECT_API_URL names: made once, then kept as it is.
+"""The deployment `nightly/nightly` on the Prefect server that PREFECT_API_URL names: made once, then kept.
 
 Its schedules belong to the person who sets them in the UI; only where and how it runs follows the project.
 """

@@ -1,7 +1,8 @@
-"""The pipeline as it runs every night: in a clone of its own, on the newest commit, leaving a commit of dvc.lock.
+"""The pipeline as it runs every night: in a clone of its own, on the newest commit, leaving one of dvc.lock.
 
-The branch `nightly` is the lineage: each of its commits names the data, the parameters and every output by hash. The
-clone is made by `prepare` before a worker first needs it; it shares the DVC cache of the project it was cloned from.
+The branch `nightly` is the lineage: each of its commits names the data, the parameters and every output by
+hash. The clone is made by `prepare` before a worker first needs it; it shares the DVC cache of the project it
+was cloned from.
 """
 
 import json
@@ -19,18 +20,19 @@ from prefect.states import Completed, Failed
 
 from flows.pipeline import pipeline
 from flows.stages import die_with_parent
-from speech_rba.assets import sha256
 from speech_rba.errors import UserError
 from speech_rba.params import change_params, read_yaml
 
 BRANCH = "nightly"
-WAITING = "nightly-waiting"  # what was made while the project stands on BRANCH, which git then does not let move
-# In the clone's git config: the branch and the commit of the project that ran last, and the clone's own commit then.
+WAITING = (
+    "nightly-waiting"  # what was made while the project stands on BRANCH, which git then does not let move
+)
+# In the clone's git config: branch and commit of the project that ran last, and the clone's own commit then
 IN_USE, LAST, OWN = "speech-rba.branch", "speech-rba.commit", "speech-rba.own"
 PARAMS = Path("params.yaml")
 CHAMPIONS = Path("work/champions")
 REGISTRATION = Path("artifacts/register/registration.json")
-SETTINGS = (  # nobody is asked who commits here, and what a person set up for commits of their own takes no part
+SETTINGS = (  # nobody is asked who commits here; what a person set up for commits of their own takes no part
     *(f"user.{key}={value}" for key, value in {"name": BRANCH, "email": f"{BRANCH}@localhost"}.items()),
     "core.hooksPath=/dev/null",
     "commit.gpgSign=false",
@@ -40,7 +42,7 @@ OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # the repository in 
 
 
 def prepare(project: Path, clone: Path) -> None:
-    """`clone` is a clone of the project on the branch `nightly`, with the project's DVC cache; twice is as once.
+    """`clone` is a clone of the project on the branch `nightly`, with its DVC cache; twice is as once.
 
     A project that was renamed, or copied together with its clone, is the one that the clone then follows.
     """
@@ -61,8 +63,8 @@ def prepare(project: Path, clone: Path) -> None:
 def in_use(clone: Path) -> tuple[str, str]:
     """The branch that the project stands on, and its newest commit, which the clone now has.
 
-    Where it stands on none (a detached HEAD) or on `nightly`, to look at what was made, it is the branch of the run
-    before; where there was none, the name is HEAD and the commit what is checked out.
+    Where it stands on none (a detached HEAD) or on `nightly`, to look at what was made, it is the branch of the
+    run before; where there was none, the name is HEAD and the commit what is checked out.
 
     Raises:
         UserError: the project has no commit, or the branch of the run before is gone from it.
@@ -79,7 +81,9 @@ def in_use(clone: Path) -> tuple[str, str]:
         return name, git("rev-parse", "FETCH_HEAD", where=clone).strip()
     found = git("for-each-ref", "--format=%(objectname)", f"refs/remotes/origin/{name}", where=clone).strip()
     if not found:
-        raise UserError(f"{project} has no branch {name} any more, which ran before: check out the one to go on with")
+        raise UserError(
+            f"{project} has no branch {name} any more, which ran before: check out the one to go on with"
+        )
     return name, found
 
 
@@ -95,11 +99,11 @@ def source(clone: Path) -> Path:
 
 @flow(name="nightly")
 def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None = None) -> State:
-    """The newest commit of the project goes through the pipeline; what came out is committed on the branch `nightly`.
+    """The newest commit of the project goes through the pipeline; what came out is committed on `nightly`.
 
     Args:
-        seed: of new data, on which alignment goes on from the champion, if there is one; empty keeps the seed of the
-            last run, and then only what changed is computed.
+        seed: of new data, on which alignment goes on from the champion, if there is one; empty keeps the seed
+            of the last run, and then only what changed is computed.
         timeout_s: the longest that one stage may take, in seconds; empty for no limit.
     """
     die_with_parent()  # a run without its worker could not be cancelled
@@ -109,13 +113,14 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
         if left := uncommitted(source(clone)):
             log.warning("not committed in %s, so it does not run: %s", source(clone), left)
         if seed is not None:
-            change_params(PARAMS, {"synthesize.seed": seed})
-            start_from_champion()
+            vary(clone, seed)
         state = pipeline(timeout_s, return_state=True)
         if state.is_failed() or state.is_crashed():
             return Failed(message=state.message)
         commit, place = save(clone, state.message)
-        create_markdown_artifact(f"`{commit}` on the branch `{place}`: `git show {commit[:12]}`", key="commit")
+        create_markdown_artifact(
+            f"`{commit}` on the branch `{place}`: `git show {commit[:12]}`", key="commit"
+        )
         tag(commit)
     except UserError as error:
         return Failed(message=str(error))
@@ -127,8 +132,8 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
 def update(clone: Path) -> str:
     """The newest commit of the branch in use is in the clone, which is what it then says.
 
-    What a killed run left there uncommitted is gone. What lies between the commit that ran last and this one is what
-    changes: so another branch, or one that was rewritten, takes out what it does not hold.
+    What a killed run left there uncommitted is gone. What lies between the commit that ran last and this one is
+    what changes: so another branch, or one that was rewritten, takes out what it does not hold.
 
     Raises:
         UserError: the project changed the same lines as the branch `nightly` did, or git refuses.
@@ -161,7 +166,7 @@ def ran_last(clone: Path, commit: str) -> str:
 
 
 def merge(clone: Path, base: str, commit: str, message: str) -> None:
-    """What changed from `base` to `commit` is in the clone, committed; of dvc.lock, which runs write, its own is left.
+    """What changed from `base` to `commit` is in the clone, committed; of dvc.lock, which runs write, its own.
 
     Raises:
         UserError: both changed the same lines of another file; nothing is merged.
@@ -175,7 +180,10 @@ def merge(clone: Path, base: str, commit: str, message: str) -> None:
             raise UserError(conflict(clone, commit, both) if both else str(error)) from error
         git("checkout", "-q", "--ours", "dvc.lock", where=clone)
         git("add", "dvc.lock", where=clone)
-    tree, new = git("write-tree", where=clone).strip(), git("rev-list", "-n", "1", commit, "^HEAD", where=clone)
+    tree, new = (
+        git("write-tree", where=clone).strip(),
+        git("rev-list", "-n", "1", commit, "^HEAD", where=clone),
+    )
     if new or tree != git("rev-parse", "HEAD^{tree}", where=clone).strip():
         parents = ["-p", "HEAD", "-p", commit]
         made = git("commit-tree", "-m", message, *parents, tree, where=clone).strip()
@@ -185,8 +193,8 @@ def merge(clone: Path, base: str, commit: str, message: str) -> None:
 def conflict(clone: Path, commit: str, both: list[str]) -> str:
     take = f"git checkout {git('rev-parse', commit, where=clone)[:12]} -- {' '.join(map(shlex.quote, both))}"
     return (
-        f"the newest commit does not merge into the branch {BRANCH}, both changed {', '.join(both)}: in {clone} run "
-        f"`{take}` and `git commit -m Mend`, which takes the newest commit's, or merge it there by hand"
+        f"the newest commit does not merge into the branch {BRANCH}, both changed {', '.join(both)}: "
+        f"in {clone} run `{take}` and `git commit -m Mend`, which takes the newest commit's, or merge it there by hand"
     )
 
 
@@ -196,13 +204,20 @@ def uncommitted(project: Path) -> str:
     return ", ".join(line[3:] for line in changed)
 
 
+def vary(clone: Path, seed: int) -> None:
+    """params.yaml has the seed and the champion, committed: what runs is a commit's, also if it fails."""
+    change_params(PARAMS, {"synthesize.seed": seed})
+    start_from_champion()
+    commit_files(clone, "params.yaml", message=[f"Begin with the seed {seed}"])
+
+
 def start_from_champion() -> None:
-    """params.yaml has the champion's adapter, fetched into work/, and its hash, as what alignment goes on from."""
+    """params.yaml has the champion's adapter, fetched into work/, and its hash: alignment goes on from it."""
     from speech_rba import tracking
 
     adapter = tracking.fetch_champion(read_yaml(PARAMS)["register"]["model_name"], CHAMPIONS)
     if adapter is not None:
-        content = sha256(adapter / "adapter_model.safetensors")[:16]
+        content = tracking.digest(adapter / "adapter_model.safetensors")[:16]
         change_params(PARAMS, {"align.start_from": f"{adapter}#{content}"})
 
 
@@ -211,20 +226,32 @@ def save(clone: Path, message: str) -> tuple[str, str]:
 
     That is `nightly`, or WAITING while `nightly` is checked out in the project: the next run brings it there.
     """
-    git("add", "dvc.lock", "params.yaml", where=clone)
-    if git("status", "--porcelain", "dvc.lock", "params.yaml", where=clone):
-        text = ["-m", "Record what a run made", "-m", message]
-        git("commit", "-q", "--no-verify", *text, where=clone)
+    commit_files(clone, "dvc.lock", "params.yaml", message=["Record what a run made", message])
     trees = git("worktree", "list", "--porcelain", where=source(clone)).splitlines()
-    place, waiting = WAITING if f"branch refs/heads/{BRANCH}" in trees else BRANCH, f"refs/remotes/origin/{WAITING}"
+    place, waiting = (
+        WAITING if f"branch refs/heads/{BRANCH}" in trees else BRANCH,
+        f"refs/remotes/origin/{WAITING}",
+    )
     refs = [f"HEAD:refs/heads/{place}"]
-    if place == BRANCH and f"branch refs/heads/{WAITING}" not in trees and git("for-each-ref", waiting, where=clone):
+    if (
+        place == BRANCH
+        and f"branch refs/heads/{WAITING}" not in trees
+        and git("for-each-ref", waiting, where=clone)
+    ):
         refs.append(f":refs/heads/{WAITING}")
     receive = "--receive-pack=git -c core.hooksPath=/dev/null receive-pack"
     git("push", "-q", "--no-verify", receive, "origin", *refs, where=clone)
     made = git("rev-parse", "HEAD", where=clone).strip()
     git("config", OWN, made, where=clone)
     return made, place
+
+
+def commit_files(clone: Path, *names: str, message: list[str]) -> None:
+    """A commit holds these files as they are, where they changed; each part of its message is a paragraph."""
+    git("add", *names, where=clone)
+    if git("status", "--porcelain", *names, where=clone):
+        paragraphs = [word for part in message for word in ("-m", part)]
+        git("commit", "-q", "--no-verify", *paragraphs, where=clone)
 
 
 def tag(commit: str) -> None:
@@ -244,7 +271,9 @@ def git(*arguments: str, where: Path) -> str:
         UserError: it fails; the message is what it says, in one line and without its hints.
     """
     settings = [word for setting in SETTINGS for word in ("-c", setting)]
-    env = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK} | {"GIT_OPTIONAL_LOCKS": "0"}
+    env = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK} | {
+        "GIT_OPTIONAL_LOCKS": "0"
+    }
     command = ["git", *settings, *arguments]
     done = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, check=False)
     if done.returncode:

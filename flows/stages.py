@@ -100,7 +100,7 @@ def read_graph() -> tuple[dict[str, list[str]], set[str]]:
             before = {stage.addressing: [need.addressing for need in graph.successors(stage)] for stage in graph}
             changed = set(repo.status())
     except DvcException as error:
-        raise UserError(f"DVC cannot read the pipeline: {error}") from error
+        raise UserError(f"DVC cannot read the pipeline: {' '.join(str(error).split())}") from error
     settled: set[str] = set()
     for name in order:
         if name not in changed and settled.issuperset(before[name]):

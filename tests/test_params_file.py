@@ -27,7 +27,9 @@ def changed_lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line not in before]
 
 
-@pytest.mark.parametrize(("written", "value"), [("2e-05", 2e-5), ("2e-5", 2e-5), ("1e3", 1000.0), ("5.0e-7", 5e-7)])
+@pytest.mark.parametrize(
+    ("written", "value"), [("2e-05", 2e-5), ("2e-5", 2e-5), ("1e3", 1000.0), ("5.0e-7", 5e-7)]
+)
 def test_any_number_that_dvc_writes_is_a_number(path, written, value):
     text, number = re.subn(r"(sft: .*learning_rate:) [^},]+", rf"\1 {written}", path.read_text())
     assert number == 1
@@ -77,7 +79,10 @@ def test_a_change_that_is_not_valid_leaves_the_file_as_it_was(path):
     for changes, said in (
         ({"synthesize.seed": "three"}, r"synthesize\.seed: .*'three'"),
         ({"synthesize.sede": 3}, r"unknown parameter synthesize\.sede; allowed here: seed, num_instructions"),
-        ({"synthesize.seed.more": 3}, r"unknown parameter synthesize\.seed\.more; allowed here: none, 1 is a value"),
+        (
+            {"synthesize.seed.more": 3},
+            r"unknown parameter synthesize\.seed\.more; allowed here: none, 1 is a value",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             change_params(path, changes)
@@ -99,4 +104,6 @@ def test_an_overlay_that_is_not_valid_ends_in_one_line(path, tmp_path):
     command = [sys.executable, "-m", "speech_rba.params", "overlay.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml: gate.min_train_clips: ") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: params.yaml: gate.min_train_clips: ") and done.stderr.count("\n") == 1
+    )

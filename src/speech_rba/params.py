@@ -508,7 +508,8 @@ def _editor() -> YAML:
     """What reads and writes a file and keeps its comments, its quotes, its long lines and the word null."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
-    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    null = "tag:yaml.org,2002:null"
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar(null, "null"))
     return yaml
 
 

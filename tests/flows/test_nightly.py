@@ -10,6 +10,7 @@ import pytest
 from flows import nightly, stages
 from speech_rba.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 HOOKS = ("pre-commit", "commit-msg", "pre-merge-commit", "post-checkout", "pre-push", "pre-receive", "update")
 HOSTILE = """
 [user]
@@ -48,7 +49,13 @@ def person(tmp_path, monkeypatch):
 
 def git(folder: Path, *arguments: str) -> str:
     """As a person types it who names themself and whom no hook stops."""
-    own = ("user.name=a", "user.email=a@b", "commit.gpgSign=false", "core.hooksPath=/dev/null", "merge.ff=true")
+    own = (
+        "user.name=a",
+        "user.email=a@b",
+        "commit.gpgSign=false",
+        "core.hooksPath=/dev/null",
+        "merge.ff=true",
+    )
     command = ["git", *(word for value in own for word in ("-c", value)), *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -99,7 +106,10 @@ def test_a_run_takes_the_newest_commit_and_leaves_one(project, clone):
     commit(project, "code.py", "2")
     made, place = run(clone, "second")
     assert place == "nightly" and git(project, "rev-parse", "nightly") == made
-    assert git(project, "show", "nightly:dvc.lock") == "second" and git(project, "show", "nightly:code.py") == "2"
+    assert (
+        git(project, "show", "nightly:dvc.lock") == "second"
+        and git(project, "show", "nightly:code.py") == "2"
+    )
     assert git(project, "log", "-1", "--format=%an <%ae>", "nightly") == "nightly <nightly@localhost>"
     assert run(clone, "second") == (made, "nightly")  # nothing changed, nothing is committed
 
@@ -109,6 +119,20 @@ def test_what_a_killed_run_left_is_gone(project, clone):
     (clone / "params.yaml").write_text("a: 2\n")
     assert nightly.update(clone).startswith("runs trunk at ")
     assert (clone / "params.yaml").read_text() == "a: 1\n"
+
+
+def test_a_seed_is_committed_before_it_runs_and_outlives_a_run_that_failed(project, clone, monkeypatch):
+    commit(project, "params.yaml", (ROOT / "params.yaml").read_text())
+    nightly.update(clone)
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(nightly, "start_from_champion", lambda: None)
+    nightly.vary(clone, 7)
+    assert git(clone, "status", "--porcelain") == "" and "  seed: 7\n" in git(
+        clone, "show", "HEAD:params.yaml"
+    )
+    commit(project, "code.py", "2")
+    nightly.update(clone)
+    assert "  seed: 7\n" in (clone / "params.yaml").read_text() and (clone / "code.py").read_text() == "2"
 
 
 def test_the_branch_in_use_is_the_one_that_the_project_stands_on(project, tmp_path):
@@ -147,7 +171,9 @@ def test_standing_on_nightly_the_branch_before_runs_and_its_commits_wait(project
     (clone / "dvc.lock").write_text("second")
     made, place = nightly.save(clone, "done")
     assert place == "nightly-waiting" and git(project, "rev-parse", "nightly-waiting") == made
-    assert (project / "dvc.lock").read_text() == "first" and git(project, "status", "--porcelain") == "?? work/"
+    assert (project / "dvc.lock").read_text() == "first" and git(
+        project, "status", "--porcelain"
+    ) == "?? work/"
     git(project, "checkout", "-q", "trunk")
     made, place = run(clone, "third")
     assert place == "nightly" and git(project, "rev-parse", "nightly") == made
@@ -177,7 +203,9 @@ def test_a_detached_head_runs_what_ran_before_or_else_itself(project, clone):
     git(project, "checkout", "-q", "--detach")
     assert nightly.update(clone) == f"runs HEAD at {newest[:12]}"
     loose = commit(project, "code.py", "loose")
-    assert nightly.update(clone) == f"runs HEAD at {loose[:12]}" and (clone / "code.py").read_text() == "loose"
+    assert (
+        nightly.update(clone) == f"runs HEAD at {loose[:12]}" and (clone / "code.py").read_text() == "loose"
+    )
     git(project, "checkout", "-q", "trunk")
     nightly.update(clone)
     git(project, "checkout", "-q", "--detach", loose)
@@ -241,7 +269,9 @@ def test_a_dvc_lock_that_both_wrote_is_no_conflict(project, clone):
 
 def test_a_project_without_a_commit_is_refused(tmp_path):
     git(tmp_path, "init", "-q", "empty")
-    with pytest.raises(UserError, match=r"empty has no commit on its branch: run `git add \.` and `git commit` there"):
+    with pytest.raises(
+        UserError, match=r"empty has no commit on its branch: run `git add \.` and `git commit` there"
+    ):
         nightly.prepare(tmp_path / "empty", tmp_path / "clone")
 
 
@@ -262,7 +292,9 @@ def test_a_renamed_project_and_a_copy_have_a_clone_of_their_own(project, clone, 
         made, _ = run(place / "work/nightly", text)
         assert git(place, "rev-parse", "nightly") == made and git(place, "show", "nightly:code.py") == text
         cache = [sys.executable, "-m", "dvc", "cache", "dir"]
-        said = subprocess.run(cache, cwd=place / "work/nightly", capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            cache, cwd=place / "work/nightly", capture_output=True, text=True, check=True
+        ).stdout
         assert said.strip() == str(place / ".dvc/cache")
     assert git(renamed, "show", "nightly:code.py") == "of the renamed"
 
@@ -279,6 +311,8 @@ def test_another_owner_of_the_repository_is_told(project, monkeypatch):
     monkeypatch.chdir(project)
     (project / "dvc.yaml").touch()
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for this
-    with pytest.raises(UserError, match=r"dubious ownership.*git config --global --add safe\.directory") as caught:
+    with pytest.raises(
+        UserError, match=r"dubious ownership.*git config --global --add safe\.directory"
+    ) as caught:
         stages.check_project()
     assert "\n" not in str(caught.value)

@@ -235,9 +235,15 @@ def refusal(url: str, auth: str = "", module: str = "flows.pipeline") -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("module", ["flows.pipeline", "flows.deployment"])
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "127.0.0.1:4200/api", "http://host.invalid/api"])
-def test_a_server_that_does_not_answer_is_one_line(toy, url, module):
+@pytest.mark.parametrize(
+    ("module", "url"),
+    [
+        ("flows.pipeline", "http://127.0.0.1:9/api"),
+        ("flows.pipeline", "127.0.0.1:4200/api"),
+        ("flows.deployment", "http://host.invalid/api"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_one_line(toy, module, url):
     assert "set PREFECT_API_URL to http://HOST:PORT/api" in refusal(url, module=module)
 
 
@@ -246,7 +252,7 @@ def test_a_wrong_password_is_one_line(toy, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(home))
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "operator:right")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with temporary_settings({PREFECT_HOME: home}):
+    with temporary_settings({PREFECT_HOME: home}, restore_defaults={PREFECT_API_URL}):
         url = serve()
     for auth in ("", "operator:wrong"):
         assert "set PREFECT_API_AUTH_STRING to USER:PASSWORD" in refusal(url, auth)
@@ -257,6 +263,4 @@ def test_a_graph_that_dvc_cannot_read_is_the_runs_one_line(toy, server):
     flow = start_flow(server)
     output, _ = flow.communicate(timeout=120)
     assert flow.returncode == 1 and "Traceback" not in output
-    assert (
-        output.splitlines()[-1].startswith("error: DVC cannot read the pipeline: ") or "\nerror: DVC cannot" in output
-    )
+    assert output.splitlines()[-1].startswith("error: DVC cannot read the pipeline: ")
