@@ -189,7 +189,8 @@ def main() -> None:
         sys.exit(f"error: {state.message}")
     print(
         f"Report:   {REPORT}\n"
-        "Runs:     mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1\n"
+        "Runs:     mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db "
+        "--artifacts-destination mlruns/artifacts --host 127.0.0.1\n"
         "Talk:     speech-rba talk FILE.wav\n"
         "Promote:  speech-rba promote"
     )
