@@ -51,7 +51,7 @@ ablation: $(READY)  ## what each part of the hearing is worth, on the clips of t
 compare: $(READY)  ## every method, equal minutes, three seeds, in work/compare: hours (ARGS="--methods sft rba --minutes 2.5")
 	$(call follow,work/compare)
 	cd work/compare && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.params params.compare.yaml && \
-		dvc repro -q gate && python tests/bench_methods.py $(ARGS)
+		python tests/bench_methods.py $(ARGS)
 
 ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
 	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts

@@ -20,13 +20,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from speech_rba.data.audio import read_audio
 from speech_rba.evaluation.metrics import is_right, paired_bootstrap
+from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.audio_tower import AudioTower, Heard, encode, hear, load_audio_tower, start_ids
 from speech_rba.model.language import fast_dtype
-from speech_rba.model.student import Student
 from speech_rba.params import Params, load_params
 from speech_rba.records import Clip, Question, read_jsonl
 
 ARTIFACTS = Path("artifacts")
+SUITES = ARTIFACTS / "suites"
 BATCH, MAX_TOKENS = 32, 48
 RIVAL = "Whisper, 1-best (the cascade)"
 WHISPER, EARS, BEAMS = "Whisper as it came", "ears", "ears, 5 beams"
@@ -46,25 +47,26 @@ VARIANTS = {  # what hears, alternatives a position, temperature, doubt from whi
 
 
 def main() -> None:
-    params, student = load_params(), Student.from_pretrained(ARTIFACTS / "base")
-    suites = [Path(suite) for suite in params.evaluate.suites]
-    asked = {(s.name, q.id): q for s in suites for q in read_jsonl(s / "questions.jsonl", Question)}
-    accepted = read_jsonl(ARTIFACTS / "validate/accepted.jsonl", Clip)
-    clips = sorted((c for c in accepted if (c.suite, c.row_id) in asked), key=lambda c: (c.duration_s, c.id))
+    params, unaligned = load_params(), AlignedStudent(ARTIFACTS / "base", None, torch.float32)
+    tower = unaligned.student.audio_tower
+    questions = {name: SUITES / name / "questions.jsonl" for name in params.evaluate.suites}
+    asked = {(name, q.id): q for name, path in questions.items() for q in read_jsonl(path, Question)}
+    accepted = read_jsonl(ARTIFACTS / "validate/accepted_suites.jsonl", Clip)
+    clips = sorted((c for c in accepted if c.split == "test"), key=lambda c: (c.duration_s, c.id))
     heard, ms = {}, {}
     whisper = load_audio_tower(params.assets.audio_tower, None)
-    for source, tower in ((WHISPER, whisper), (EARS, student.audio_tower), (BEAMS, student.audio_tower)):
+    for source, ears in ((WHISPER, whisper), (EARS, tower), (BEAMS, tower)):
         started = time.perf_counter()
-        heard[source] = list(listen(tower, clips, source))
+        heard[source] = list(listen(ears, clips, source))
         ms[source] = 1000 * (time.perf_counter() - started) / len(clips)
-    right = {name: answered(student, params, clips, asked, heard[v[0]], *v[1:]) for name, v in VARIANTS.items()}
+    right = {name: answered(unaligned, clips, asked, heard[v[0]], *v[1:]) for name, v in VARIANTS.items()}
     show(params, clips, right, ms)
 
 
 def listen(tower: AudioTower, clips: list[Clip], source: str) -> Iterator[Heard]:
     """What a tower hears in each clip, in order."""
     for start in tqdm(range(0, len(clips), BATCH), desc=source, mininterval=2):
-        audio = [read_audio(ARTIFACTS / "voice" / c.path) for c in clips[start : start + BATCH]]
+        audio = [read_audio(SUITES / c.suite / c.path) for c in clips[start : start + BATCH]]
         if source == BEAMS:
             yield from hear_beams(tower, audio)
         else:
@@ -105,19 +107,18 @@ def merged(beams: list[list[int]], weights: list[float], sound: torch.Tensor) ->
 
 
 def answered(
-    student: Student, params: Params, clips: list[Clip], asked: dict, heard: list[Heard], top_k: int,
+    unaligned: AlignedStudent, clips: list[Clip], asked: dict, heard: list[Heard], top_k: int,
     temperature: float, min_doubt: float, acoustics: bool,
 ) -> list[float]:  # fmt: skip
     """1 for each clip whose answer is right, else 0."""
+    student = unaligned.student
     student.config.soft_top_k, student.config.soft_temperature = top_k, temperature
     student.config.min_doubt = min_doubt
     prompts = [student.understand(h) for h in heard]
     if not acoustics:
         prompts = [replace(p, acoustics=torch.empty(0)) for p in prompts]
-    sampling = {"max_new_tokens": params.evaluate.max_completion_tokens, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     with tqdm(total=len(prompts), desc="answer", mininterval=2) as bar:
-        ids = student.answer(prompts, batch_size=params.evaluate.batch_size, on_batch=bar.update, **sampling)
-    texts = [student.tokenizer.decode(i, skip_special_tokens=True) for i in ids]
+        texts, _ = unaligned.respond(prompts, bar.update)
     questions = [asked[c.suite, c.row_id] for c in clips]
     return [float(is_right(t, q.answers, q.wrong)) for t, q in zip(texts, questions, strict=True)]
 

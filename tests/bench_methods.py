@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from speech_rba.evaluation.metrics import paired_bootstrap, recovery
-from speech_rba.params import load_params, read_yaml
+from speech_rba.params import change_params, load_params, read_yaml
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
 from speech_rba.stages import evaluate
 
@@ -33,6 +33,7 @@ JUDGED = [  # suite, metric, decimals, scale
 ANSWERED = ("accuracy", 1, 100)  # of every other suite
 ARTIFACTS = Path("artifacts").resolve()
 INPUTS = {"rows": "synthesize", "features": "features", "validation": "validate", "base": "base"}
+OF_SUITES = {"suites": "suites", "suite_features": "suite_features"}
 SHARED = ["synthesize", "voice", "features", "validate", "gate", "base"]
 
 
@@ -41,25 +42,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5, help="for each adapter")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--suites", nargs="+", default=[], help="benchmarks to answer too, as in evaluate.suites")
+    parser.add_argument("--suites", nargs="+", default=[], metavar="NAME=FOLDER", help="benchmarks to answer too")
     given = parser.parse_args()
     if "rba" not in given.methods or given.minutes <= WARM_START:
         parser.error(f"every method is compared with rba, which takes more than {WARM_START} minutes")
-    if not (ARTIFACTS / "gate/gate.json").exists():
-        sys.exit("error: artifacts/ holds no clips: run `make compare`")
+    suites = load_params().evaluate.suites | dict(suite.split("=", 1) for suite in given.suites)
+    change_params(Path("params.yaml"), {"evaluate.suites": suites})
+    subprocess.run(["dvc", "repro", "-q", "gate"], check=True)
     budget = steps(Path("work/methods/pace").resolve(), given.methods, given.minutes)
     place = Path(f"work/methods/{given.minutes:g}").resolve()
     folders = {seed: place / str(seed) for seed in given.seeds}
     for seed, folder in folders.items():
         align(folder, seed, budget)
-    answers = evaluated(place, folders, given.methods, given.suites)
+    answers = evaluated(place, folders, given.methods, list(suites))
     cost(list(folders.values()), given.methods)
     others = [(suite, *ANSWERED) for suite in dict.fromkeys(a.suite for a in answers if "accuracy" in a.metrics)]
     for clean in (False, True):
         for suite, metric, decimals, scale in [*JUDGED, *others]:
             mine = [a for a in answers if a.suite == suite and metric in a.metrics]
             text = {a.row_id: a.metrics[metric] for a in mine if a.system == "text"}
-            mine = [a for a in mine if a.system != "text" and (a.condition == "clean") == clean]
+            mine = [a for a in mine if a.clip_id and (a.condition == "clean") == clean]
             if mine:
                 print(f"\n{suite}, {metric}, {'clean speech' if clean else 'hard conditions'}")
                 show(mine, text, given.methods, given.seeds, metric, decimals, scale)
@@ -80,7 +82,7 @@ def steps(folder: Path, methods: list[str], minutes: float) -> dict[str, dict[st
 
 def evaluated(place: Path, folders: dict[int, Path], methods: list[str], suites: list[str]) -> list[Answer]:
     """The answers of all adapters, each a system METHOD-SEED, and of what they are compared with."""
-    place = place / "-".join([*methods, *map(str, folders), *(Path(suite).name for suite in suites)])
+    place = place / "-".join([*methods, *map(str, folders), *suites])
     place.mkdir(exist_ok=True)
     adapters = {f"{m}-{seed}": folder / "align" / m for seed, folder in folders.items() for m in methods}
     for name, adapter in adapters.items():
@@ -89,16 +91,16 @@ def evaluated(place: Path, folders: dict[int, Path], methods: list[str], suites:
     if not (place / "evaluate").exists():
         params = load_params()
         # Every pair of so many systems would take longer than their answers.
-        once = {"num_bootstrap": 1, "suites": [*params.evaluate.suites, *suites]}
+        once = {"num_bootstrap": 1}
         params = params.model_copy(
             update={
                 "align": params.align.model_copy(update={"methods": list(adapters)}),
                 "evaluate": params.evaluate.model_copy(update=once),
             }
         )
-        paths = {argument: ARTIFACTS / name for argument, name in (INPUTS | {"voice": "voice"}).items()}
-        evaluate.run(params, data=Path("data"), methods=place, out=place / "evaluate", **paths)
-    return read_jsonl(place / "evaluate/answers.jsonl", Answer)
+        paths = {argument: ARTIFACTS / name for argument, name in (INPUTS | OF_SUITES).items()}
+        evaluate.run(params, methods=place, out=place / "evaluate", **paths)
+    return [a for a in read_jsonl(place / "evaluate/answers.jsonl", Answer) if a.split == "test"]
 
 
 def align(folder: Path, seed: int, budget: dict[str, dict[str, int]]) -> None:

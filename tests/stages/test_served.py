@@ -1,8 +1,11 @@
 """What is served is what was evaluated: clip by clip the same answers, whatever stands beside a clip in its batch."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -95,6 +98,18 @@ def test_each_clip_is_answered_as_it_was_evaluated_alone_and_among_others(projec
     wanted = [evaluated[clip.id, system] for clip in clips]
     assert [answer([audio])[0].response for audio in sound] == wanted
     assert [result.response for result in answer(sound * 4)] == wanted * 4  # a batch of 32
+
+
+def test_the_mlflow_model_answers_as_it_was_evaluated(project, evaluated, tmp_path):
+    from speech_rba.model.serving import Student as Served
+
+    shutil.copytree(project / "base", tmp_path / "base")
+    shutil.copytree(project / "align/sft", tmp_path / "adapter")
+    served = Served()
+    served.load_context(SimpleNamespace(artifacts={"bundle": str(tmp_path)}))
+    clips = read_jsonl(project / "voice/manifest.jsonl", Clip)
+    found = served.predict(None, pd.DataFrame({"audio": [(project / "voice" / c.path).read_bytes() for c in clips]}))
+    assert list(found["answer"]) == [evaluated[clip.id, "sft"] for clip in clips]
 
 
 def test_the_adapter_of_this_test_changes_answers(evaluated):
