@@ -34,21 +34,21 @@ def project(tmp_path, monkeypatch, small_student, heard, questions):
 
 
 def write_inputs(folder: Path, small_student, heard, questions) -> None:
-    """What the stage reads, in `folder`; every answer is asked to have no comma."""
+    """What the stage reads, in `folder`; every answer is asked to have a word."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["align"].update(save_steps=1, per_device_train_batch_size=2, max_completion_tokens=6, lora_r=2)
     values["align"]["sft"]["max_steps"] = 2
     values["align"]["rba"].update(warm_start_steps=1, max_steps=2, num_generations=2)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     rows, clips, features = [], [], []
-    no_comma = Instruction(name="punctuation:no_comma", arguments={})
+    word = Instruction(name="length_constraints:number_words", arguments={"num_words": 1, "relation": "at least"})
     for i, question in enumerate(questions[:NUM_ROWS]):
         answer = f"The answer is number {i}."
         messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
         sampling = Sampling(temperature=1, top_p=1, max_new_tokens=8)
         rows.append(Row(id=f"r{i}", task="question", split="train", messages=messages, prompt=question,
                         completion=answer, completion_ended=i > 0, teacher="t", template_hash="h", sampling=sampling,
-                        seed=0, instructions=[no_comma]))  # fmt: skip
+                        seed=0, instructions=[word]))  # fmt: skip
         clips.append(Clip(id=f"c{i}", row_id=f"r{i}", suite="alignment", split="train", path=f"clips/c{i}.flac",
                           transcript=question, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0,
                           level_db=-20, condition="clean", strength={},

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig
 
 from speech_rba.evaluation.alarms import training_alarms
+from speech_rba.model.language import fast_dtype
 from speech_rba.model.logps import completion_logps, pad_right, sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.params import load_params
@@ -65,6 +66,73 @@ def test_equal_rewards_leave_the_divergence_from_the_teacher_as_the_loss(trainer
     assert expected > 0.01 and loss.item() == pytest.approx(0.5 * expected.item(), rel=1e-3)
     loss.backward()
     assert any(w.grad is not None and w.grad.any() for name, w in trainer.model.named_parameters() if "lora_B" in name)
+
+
+def first_step(student, heard, folder, filled: float, **settings) -> tuple[RbaTrainer, dict, dict]:
+    """The trainer, what it sampled and what it logged, with every entry of the adapter's B at `filled`."""
+    spoken = [student.bridge.cross(h, 8, 1.0) for h in heard[:2]]
+    examples = [Example(None, None, s, s, []) for s in spoken]
+    model = get_peft_model(student, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(filled)
+    args = GRPOConfig(str(folder), num_generations=4, per_device_train_batch_size=8, steps_per_generation=1,
+                      max_completion_length=16, report_to=[], use_cpu=True, bf16=False, **settings)  # fmt: skip
+    trainer = RbaTrainer(model, examples, args, [lambda completion_ids, **_: [float(i[0]) for i in completion_ids]], 0)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    scored = trainer._generate_and_score_completions([{"prompt": str(i // 4)} for i in range(8)])
+    trainer._compute_loss(trainer.model, scored)
+    return trainer, scored, {name: values[-1] for name, values in trainer._metrics["train"].items()}
+
+
+def logps_of(trainer, scored, temperature: float) -> torch.Tensor:
+    """Of the sampled tokens, from whole tables of logits."""
+    student, owners = trainer.model.base_model.model, scored["prompt_ids"][:, 0]
+    answers = {"completion_ids_BC": scored["completion_ids"], "completion_mask_BC": scored["completion_mask"]}
+    with torch.no_grad():
+        hidden = student([e.spoken for e in trainer.examples], owners_B=owners, **answers)
+        logits = student.head(hidden).float() / temperature
+    ids = scored["completion_ids"][scored["completion_mask"].bool()]
+    return logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_at_the_first_step_the_policy_is_what_was_sampled(small_student, heard, tmp_path, temperature):
+    """At its temperature, so every ratio is 1."""
+    own = Student(small_student.config).eval()
+    trainer, scored, logged = first_step(own, heard, tmp_path, 0.05, temperature=temperature, beta=0.0)
+    kept = scored["completion_mask"].bool()
+    sampled, policy = scored["old_per_token_logps"][kept], trainer.policy_logps[kept]
+    assert torch.allclose(policy, logps_of(trainer, scored, temperature), atol=1e-3)
+    assert (policy - logps_of(trainer, scored, 1.5)).abs().mean() > 0.1
+    assert torch.allclose((policy - sampled).exp(), torch.ones(len(policy)), atol=1e-3)
+    assert logged["sampling/kl"] < 1e-6 and logged["clip_ratio/region_mean"] == 0
+
+
+@pytest.mark.parametrize("filled", [0.0, 0.05])
+def test_kl_is_measured_from_the_student_before_alignment(small_student, heard, tmp_path, filled):
+    """Also where a warm start or a champion has filled the adapter; TRL would measure from there."""
+    own = Student(small_student.config).eval()
+    trainer, scored, logged = first_step(own, heard, tmp_path, filled, temperature=0.5, beta=0.1)
+    policy = logps_of(trainer, scored, 0.5)
+    with trainer.model.disable_adapter():
+        ratio = logps_of(trainer, scored, 0.5) - policy
+    expected = (ratio.exp() - 1 - ratio).mean().item()
+    assert logged["kl"] == pytest.approx(expected, rel=0.01, abs=1e-6)
+    assert expected > 1e-3 if filled else expected == 0
+    assert list(trainer.model.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("filled", [0.0, 1e-4])
+def test_the_first_step_where_training_is_fast(small_student, heard, tmp_path, filled):
+    """In bfloat16 on a processor that multiplies it; an update of 1e-4 would be lost in a bfloat16 weight of 0.1."""
+    own = Student(small_student.config, fast_dtype()).eval()
+    _, _, logged = first_step(own, heard, tmp_path, filled, temperature=1.0, beta=0.1)
+    assert 0 <= logged["sampling/kl"] < 2e-4
+    assert logged["clip_ratio/region_mean"] < 0.02
+    assert (logged["kl"] > 0) if filled else abs(logged["kl"]) < 1e-6
 
 
 def test_a_reward_that_pays_for_length_raises_the_alarm(student, heard, tmp_path):
