@@ -113,7 +113,8 @@ def load_params(**assets) -> Params:
         values["align"][method]["max_steps"] = 1
     values["align"]["rba"] |= {"warm_start_steps": 0, "max_steps": 1, "num_generations": 2}
     values["align"]["rba"]["reward_weights"] |= {"teacher_pmi": 0.0} if assets else {}
-    values["evaluate"] |= {"suites": [], "max_completion_tokens": 4, "num_bootstrap": 50}
+    values["base"]["max_completion_tokens"] = 4
+    values["evaluate"] |= {"suites": {"quiz": "quiz"}, "num_bootstrap": 50}
     values["register"]["rank_by"] = "alignment/all/token_f1"
     return Params.model_validate(values)
 
@@ -123,7 +124,7 @@ def noise(seed: int, seconds: float) -> np.ndarray:
 
 
 def listen(student: SpeechLlmStudent, clips: list[np.ndarray]) -> list:
-    return student.listen(clips, max_tokens=0)[0]
+    return student.listen(clips)[0]
 
 
 @torch.no_grad()
@@ -160,11 +161,12 @@ def test_a_turn_ends_where_the_chat_template_ends_it(student):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, place) -> Params:
-    """In the folder we are in, what the stages from base to evaluate read: four clips to learn from, two to test."""
+    """In the folder we are in, what the stages from base to evaluate read: four clips to learn from, one to
+    choose by, two to test."""
     monkeypatch.chdir(tmp_path)
     rows, clips = [], []
-    for i in range(6):
-        split, question = "train" if i < 4 else "test", f"Where is number {i}?"
+    for i, split in enumerate([*["train"] * 4, "validation", "test", "test"]):
+        question = f"Where is number {i}?"
         rows.append(Row(id=f"r{i}", task="question", split=split, prompt=question, completion="It is here.",
                         messages=[Message(role="user", content=question)], completion_ended=True, teacher="t",
                         template_hash="h", seed=0,
@@ -173,11 +175,14 @@ def project(tmp_path, monkeypatch, place) -> Params:
                           transcript=question, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0,
                           level_db=-20, condition="clean", strength={}, heldout_condition=False, spoken=question,
                           seed=0, duration_s=1, sha256=""))  # fmt: skip
-    for name in ("synthesize", "voice", "validate", "gate", "data/suites"):
+    for name in ("synthesize", "voice", "validate", "gate", "suites/quiz"):
         Path(name).mkdir(parents=True)
     write_jsonl(Path("synthesize/rows.jsonl"), rows)
     write_jsonl(Path("voice/manifest.jsonl"), clips)
     write_jsonl(Path("validate/accepted.jsonl"), clips)
+    write_jsonl(Path("validate/accepted_suites.jsonl"), [])
+    write_jsonl(Path("suites/quiz/questions.jsonl"), [])
+    write_jsonl(Path("suites/quiz/manifest.jsonl"), clips[-1:])
     for i, clip in enumerate(clips):
         soundfile.write(f"voice/{clip.path}", noise(i, 1.0 + i / 4), 16_000)
     Path("gate/gate.json").write_text('{"passed": true}')
@@ -185,10 +190,11 @@ def project(tmp_path, monkeypatch, place) -> Params:
 
 
 def test_every_method_trains_it_and_an_adapter_answers_alike_when_reloaded(project):
-    at = {name: Path(name) for name in ("data", "voice", "features", "base")}
+    at = {name: Path(name) for name in ("voice", "features", "base", "suites", "suite_features")}
     inputs = {"rows": Path("synthesize"), "validation": Path("validate")} | {n: at[n] for n in ("features", "base")}
     base.run(project, ears=Path("none"), acoustics=Path("none"), out=at["base"])
     features.run(project, at["voice"], at["base"], at["features"])
+    features.run(project, at["suites"] / "quiz", at["base"], at["suite_features"] / "quiz")
     for method in METHODS:
         align.run(project, method, **inputs, gate=Path("gate"), out=Path("align") / method)
     adapted = AlignedStudent(at["base"], Path("align/sft"), torch.float32)
@@ -199,7 +205,8 @@ def test_every_method_trains_it_and_an_adapter_answers_alike_when_reloaded(proje
     found, same = (a.logps(prompts, [[40, 50]])[0] for a in (adapted, again))
     assert found == same != AlignedStudent(at["base"], None, torch.float32).logps(prompts, [[40, 50]])[0]
 
-    evaluate.run(project, at["data"], methods=Path("align"), voice=at["voice"], out=Path("out"), **inputs)
+    inputs |= {name: at[name] for name in ("suites", "suite_features")}
+    evaluate.run(project, methods=Path("align"), out=Path("out"), **inputs)
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
-    assert {a.system for a in answers} == {"text", "cascade", "base", *METHODS} and len(answers) == 2 * 8
+    assert {a.system for a in answers} == {"text", "cascade", "base", *METHODS} and len(answers) == 3 * 8 + 3 * 5
     assert [w["ears"] for w in json.loads(Path("out/scores.json").read_text())["wer"]] == ["Whisper"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from nested import merge
 from safetensors.torch import load_file
 
 from speech_rba.errors import UserError
 from speech_rba.model.heard import save_heard
-from speech_rba.params import load_params, merge
+from speech_rba.params import load_params
 from speech_rba.records import Clip, Feature, Instruction, Message, Row, Sampling, write_jsonl
 from speech_rba.stages import align
 from speech_rba.training.store import load_examples
@@ -75,10 +77,11 @@ def run(method: str, out: str) -> None:
     align.run(load_params(), method, **INPUTS, out=Path(out))
 
 
-def start(project: Path, method: str, out: str) -> subprocess.Popen:
+def start(project: Path, method: str, out: str, code: Path = ROOT / "src") -> subprocess.Popen:
     paths = [word for flag, path in INPUTS.items() for word in (f"--{flag}", str(path))]
     command = [sys.executable, "-m", "speech_rba.stages.align", "--method", method, *paths, "--out", out]
-    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=project, env=os.environ | {"PYTHONPATH": str(code)}, **piped)
 
 
 def test_sft_learns_from_every_step(project):
@@ -113,15 +116,7 @@ def test_methods_that_params_names_can_be_trained(project, method):
 
 def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run(project):
     run("rba", "whole")
-    work = next((project / "work/align").iterdir())
-    os.rename(work, project / "kept")
-    process = start(project, "rba", "resumed")
-    deadline = time.monotonic() + 200
-    while not list(project.glob("work/align/*/rba/checkpoint-1/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_in_reinforcement(project, start(project, "rba", "resumed"))
     assert not (project / "resumed").exists()
     run("rba", "resumed")
     whole, resumed = (load_file(project / out / "adapter_model.safetensors") for out in ("whole", "resumed"))
@@ -129,6 +124,31 @@ def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     steps = [(r["phase"], r["step"]) for r in map(json.loads, (project / "resumed/log.jsonl").read_text().splitlines())]
     assert steps == [("sft", 1), ("rba", 1), ("rba", 2)]
+
+
+def test_what_a_changed_reward_left_unfinished_is_not_gone_on_from(project, tmp_path_factory):
+    tree = tmp_path_factory.mktemp("tree")
+    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "dvc.yaml", tree)
+    kill_in_reinforcement(project, start(project, "rba", "out", tree / "src"))
+    rewards = tree / "src/speech_rba/training/rewards.py"
+    before = "return sacrebleu.sentence_chrf(response, [reference]).score / 100"
+    assert before in rewards.read_text()
+    rewards.write_text(rewards.read_text().replace(before, "return -float(len(response))"))
+    assert start(project, "rba", "out", tree / "src").wait(300) == 0
+    rows = [json.loads(line) for line in (project / "out/log.jsonl").read_text().splitlines()]
+    assert [row["rewards/chrf/mean"] < 0 for row in rows if row["phase"] == "rba"] == [True, True]
+    assert len(list((project / "work/align").iterdir())) == 1  # what the old code left
+
+
+def kill_in_reinforcement(project: Path, process: subprocess.Popen) -> None:
+    """kill -9 after the first checkpoint of reinforcement, before the second."""
+    deadline = time.monotonic() + 200
+    while not list(project.glob("work/align/*/rba/checkpoint-1/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 def test_only_an_answer_that_the_teacher_ended_teaches_to_end(project, small_student):

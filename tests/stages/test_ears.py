@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from speech_rba.model.audio_tower import load_audio_tower
 from speech_rba.params import Params
 from speech_rba.records import Message, Row, Sampling, write_jsonl
-from speech_rba.stages import base, ears
+from speech_rba.stages import base, ears, publish
 from speech_rba.training.ears import mask, training_order
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,7 @@ def test_ears_learn_and_the_student_hears_with_them(tmp_path, monkeypatch, param
     Path("rows").mkdir()
     texts = ["How do trees grow?", "Why is the sky blue?", "What do bees eat in winter?", "Who built the tower?"]
     write_jsonl(Path("rows/rows.jsonl"), [row(i, "train", t) for i, t in enumerate(texts)] + [row(9, "test", "Why?")])
+    monkeypatch.setattr(ears, "publish", lambda out, work: publish(out))  # work/ is looked at below
     ears.run(params, Path("data"), Path("rows"), Path("ears"))
     logs = [json.loads(line) for line in next(Path("work/ears").rglob("log.jsonl")).read_text().splitlines()]
     losses = [float(log["loss"]) for log in logs]

@@ -25,11 +25,11 @@ TEXTS = ["What is the capital of France?", "Tell me about the old river in the t
 
 
 @pytest.fixture(scope="module")
-def project(student, tmp_path_factory) -> Path:
+def project(small_student, tmp_path_factory) -> Path:
     """Clips of different lengths, half of them noisy, a student that doubts, and an adapter that changes answers."""
     folder = tmp_path_factory.mktemp("served")
     doubts = {"soft_top_k": 8, "soft_temperature": 0.5, "min_doubt": 0.05, "adapter_min_doubt": 0.05}
-    doubting = Student(StudentConfig(**student.config.to_dict() | doubts)).eval()
+    doubting = Student(StudentConfig(**small_student.config.to_dict() | doubts)).eval()
     doubting.save_pretrained(folder / "base")
     torch.manual_seed(0)
     model = get_peft_model(doubting, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))

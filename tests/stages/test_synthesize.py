@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
-from speech_rba.params import Params
+from speech_rba.params import Params, load_params
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import synthesize
 from speech_rba.synthesis.filters import NearDuplicates
@@ -15,11 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def small(seed: int) -> Params:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["synthesize"].update(
-        seed=seed, num_instructions=1, num_questions=1, batch_size=8, max_query_tokens=16, max_completion_tokens=16
-    )
-    return Params.model_validate(values)
+    params, tokens = load_params(ROOT / "params.yaml"), {"max_query_tokens": 16, "max_completion_tokens": 16}
+    changes = {"seed": seed, "num_instructions": 1, "num_questions": 1, "batch_size": 8, **tokens}
+    return params.model_copy(update={"synthesize": params.synthesize.model_copy(update=changes)})
 
 
 def test_a_stopped_run_goes_on_to_the_same_rows(tmp_path, monkeypatch):

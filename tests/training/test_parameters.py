@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import transformers
 import yaml
+from nested import merge
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from speech_rba.errors import UserError
 from speech_rba.model import student as student_module
 from speech_rba.model.speech_student import SpeechStudent
-from speech_rba.params import Align, load_params, merge
+from speech_rba.params import Align, load_params
 from speech_rba.stages import align
 from tests.stages.test_align import INPUTS, ROOT, write_inputs
 
