@@ -2,8 +2,8 @@
 
 Both sample answers to the same written prompts from the same language model with the same adapter, reward them for
 their length and update; in turn, pair by pair, each in a process of its own that has warmed up. Ours computes a chat's
-beginning once and a prompt once for its group, samples with its own engine and the adapter merged, and makes logits for
-real tokens alone, a few rows at a time.
+beginning once and a prompt once for its group, samples with its own engine and the adapter in fewer operations,
+and makes logits for real tokens alone, a few rows at a time.
 """
 
 import statistics

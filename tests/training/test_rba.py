@@ -68,6 +68,9 @@ def test_equal_rewards_leave_the_divergence_from_the_teacher_as_the_loss(trainer
     assert any(w.grad is not None and w.grad.any() for name, w in trainer.model.named_parameters() if "lora_B" in name)
 
 
+ROUNDING = 2e-3  # nats a token: above what rounding logits to bfloat16 puts between two ways to compute them
+
+
 def first_step(student, heard, folder, filled: float, **settings) -> tuple[RbaTrainer, dict, dict]:
     """The trainer, what it sampled and what it logged, with every entry of the adapter's B at `filled`."""
     spoken = [student.bridge.cross(h, 8, 1.0) for h in heard[:2]]
@@ -127,12 +130,12 @@ def test_kl_is_measured_from_the_student_before_alignment(small_student, heard, 
 
 @pytest.mark.parametrize("filled", [0.0, 1e-4])
 def test_the_first_step_where_training_is_fast(small_student, heard, tmp_path, filled):
-    """In bfloat16 on a processor that multiplies it; an update of 1e-4 would be lost in a bfloat16 weight of 0.1."""
+    """In bfloat16 on a processor that multiplies it."""
     own = Student(small_student.config, fast_dtype()).eval()
     _, _, logged = first_step(own, heard, tmp_path, filled, temperature=1.0, beta=0.1)
-    assert 0 <= logged["sampling/kl"] < 2e-4
+    assert 0 <= logged["sampling/kl"] + 1e-7 < (2e-4 if fast_dtype() == torch.float32 else ROUNDING)
     assert logged["clip_ratio/region_mean"] < 0.02
-    assert (logged["kl"] > 0) if filled else abs(logged["kl"]) < 1e-6
+    assert (abs(logged["kl"]) > 1e-10) if filled else logged["kl"] == 0
 
 
 def test_a_reward_that_pays_for_length_raises_the_alarm(student, heard, tmp_path):

@@ -26,7 +26,7 @@ class _TokenLogps(torch.autograd.Function):
     def forward(ctx, hidden_ND, weight_VD, ids_N, temperature):
         found, entropies, gradients = [], [], []
         for hidden, ids in zip(hidden_ND.split(ROWS), ids_N.split(ROWS), strict=True):
-            logps = ((hidden @ weight_VD.T).float() / temperature).log_softmax(-1)
+            logps = (hidden @ weight_VD.T).float().div_(temperature).log_softmax(-1)
             probs = logps.exp()
             found.append(logps.gather(1, ids[:, None])[:, 0])
             entropies.append(-(probs[:, None] @ logps[:, :, None]).view(-1))
@@ -81,7 +81,7 @@ def sampling_kl(sampler_logps_N: torch.Tensor, policy_logps_N: torch.Tensor) -> 
     The estimator k3 of Schulman (http://joschu.net/blog/kl-approx.html): unbiased, and of less variance than the mean
     log-ratio.
     """
-    log_ratio = policy_logps_N - sampler_logps_N
+    log_ratio = policy_logps_N - sampler_logps_N.to(policy_logps_N)
     return (log_ratio.exp() - 1 - log_ratio).mean().item()
 
 

@@ -14,8 +14,9 @@ from speech_rba.model.speech_student import SpeechStudent
 def sampler(model: PeftModel) -> Iterator[SpeechStudent]:
     """The student with its adapter in fewer operations a token than PEFT's own, and no weight changed.
 
-    Merged into bfloat16 weights a small adapter would be rounded away: of one that changes answers by 0.030 nats a
-    token, 0.007 were lost.
+    Merged into bfloat16 weights, 95 % of a warm start's entries would be rounded away: of the 0.0067 nats a token by
+    which it changed answers, 0.0024 lay between sampler and policy, here 4e-7 (both computed in float32). That both
+    compute in bfloat16 adds 0.001 nats without any adapter and 0.0025 with one, by chance and not to one side.
     """
     layers = [module for module in model.modules() if type(module) is Linear]  # others go PEFT's own way
     was_training = model.training
