@@ -58,7 +58,7 @@ def test_a_change_touches_its_own_line_alone(path):
     change_params(path, {"synthesize.seed": 3, "align.start_from": "work/champions/7#0123456789abcdef"})
     seed, start = changed_lines(path)
     assert seed == "  seed: 3" and start.startswith("  start_from: work/champions/7#0123456789abcdef ")
-    comment = "# or an adapter's folder: a nightly run with new data goes on from the champion's"
+    comment = "# or FOLDER#HASH of an adapter: a nightly run with new data takes the champion's"
     assert start.endswith(comment)
     params = load_params(path)
     assert (params.synthesize.seed, params.align.start_from) == (3, "work/champions/7#0123456789abcdef")
