@@ -24,7 +24,7 @@ up: $(READY)  ## MLflow, Prefect and a worker on this machine, until Ctrl-C (doc
 
 test: $(READY)  ## the tests
 	ruff check src flows tests
-	pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: $(READY)  ## kills each process of a running deployment, TIMES times, and tells what was left
 	for i in $$(seq $${TIMES:-10}); do pytest -q -m faults tests/flows || exit 1; done

@@ -43,6 +43,11 @@ def test_bounds_are_two_and_in_order_and_no_number_is_infinite(tmp_path):
         load_params(changed(tmp_path, lambda v: v["voice"].update(max_duration_s=float("inf"))))
 
 
+def test_most_rows_are_learned_from(tmp_path):
+    with pytest.raises(UserError, match=r"validation_share and test_share are 0.7 together"):
+        load_params(changed(tmp_path, lambda v: v["synthesize"].update(validation_share=0.3, test_share=0.4)))
+
+
 def test_a_typo_a_wrong_type_and_a_missing_key_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"voice\.sede"):
         load_params(changed(tmp_path, lambda v: v["voice"].update(sede=1)))

@@ -354,6 +354,16 @@ class Params(Group):
         return self
 
     @model_validator(mode="after")
+    def _most_rows_are_learned_from(self) -> "Params":
+        held_out = self.synthesize.validation_share + self.synthesize.test_share
+        if held_out > 0.6:
+            raise ValueError(
+                f"synthesize.validation_share and test_share are {held_out:g} together, and most rows are to be learned "
+                "from: lower them to at most 0.6"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clips_to_check_with(self) -> "Params":
         texts = self.synthesize
         rows = texts.num_instructions + texts.num_questions + texts.num_constrained + texts.num_translations

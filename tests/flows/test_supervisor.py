@@ -238,6 +238,7 @@ def deploy(up: Up, project: Path, pool: str) -> dict[str, str]:
     return env
 
 
+@pytest.mark.faults
 def test_a_worker_of_another_pool_runs_nightly_and_a_pool_reaps_its_own_runs_alone(up, project):
     try:
         deploy(up, project, "third")
@@ -395,6 +396,7 @@ def test_nobody_outlives_the_supervisor(up, project, sign):
     up.wake()
 
 
+@pytest.mark.faults
 def test_a_renamed_project_runs_under_its_new_name(up, project):
     if up.process.poll() is None:
         up.process.terminate()

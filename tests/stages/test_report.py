@@ -118,7 +118,7 @@ def make_scores(answers: list[Answer]) -> dict:
     cost = [{"system": system, "tokens_per_s": 280.0, "real_time_factor": 0.4} for system in SYSTEMS]
     return {
         "systems": list(SYSTEMS), "scores": scores, "paired": paired, "recovery": recovered, "cost": cost, "wer": wer,
-        "minutes": 4.2, "alarms": {"sft": [], "rba": [ALARM]},
+        "validation": scores, "minutes": 4.2, "alarms": {"sft": [], "rba": [ALARM]},
         "translated": [{"suite": "letters", "condition": "hard", "system": "sft", "n": 50, "bleu": 0.123,
                         "chrf": 0.456}],
         "followed": [{"suite": "orders", "condition": "text", "system": "text", "n": 9, "forgetting": None}
@@ -187,6 +187,7 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
         "validate/report.json": {
             "num_clips": 104, "num_accepted": 99, "num_quarantined": 5, "reasons": {"max_wer_clean": 4, "rms_db": 1},
             "checks": CHECKS,
+            "suites": {"spoken_qa": {"reasons": {"silent": 1}, "refused": {"the answer is missing": 2}}},
         },
         "gate/gate.json": {"passed": True, "checks": CHECKS[:1], "data_sha256": "ab" * 32},
         "evaluate/scores.json": make_scores(answers),

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from speech_rba.errors import UserError
 from speech_rba.evaluation import plots
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap
-from speech_rba.records import Answer, Clip, Condition, Feature, Row
+from speech_rba.records import ALIGNMENT, Answer, Clip, Condition, Feature, Row
 
 REFERENCES = ("text", "cascade", "base")  # what every method is compared with
 MIN_ROWS = 20  # a bootstrap over fewer texts gives intervals that are far too narrow
@@ -153,7 +153,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     """The best method of a suite over its hard clips (all, where none is hard) against every other that hears speech.
 
     Keys: suite, metric, hard, best, num_clips, num_rows, pairs ({system, difference, low, high, p_value, sign}),
-    against and over_base (the pairs with the cascade and with base). The best is chosen by the mean on the same clips.
+    against and over_base (the pairs with the cascade and with base). The best is chosen on validation.
     """
     metric = primary_metric(results.scores, suite)
     spoken = _spoken(results, suite, metric)
@@ -162,7 +162,7 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
     if len({frozenset(clips) for clips in values.values()}) != 1 or set(values) != set(results.systems) - {"text"}:
         counts = {system: len(clips) for system, clips in values.items()}
         raise UserError(f"the systems were not scored on the same clips of {suite}: {counts}; run evaluate again")
-    best = max(results.methods, key=lambda method: np.mean([score for _, score in values[method].values()]))
+    best = chosen(results, suite, "hard" if hard else "all")
     pairs = []
     for system in [*REFERENCES[1:], *(method for method in results.methods if method != best)]:
         ids = sorted(values[best])
@@ -182,6 +182,17 @@ def verdict(results: Results, suite: str, num_bootstrap: int, seed: int) -> dict
         "against": pairs[0],
         "over_base": pairs[1],
     }
+
+
+def chosen(results: Results, suite: str, condition: str) -> str:
+    """The method that validation chooses for a suite; for recordings, which have none, that of the synthesized rows."""
+    for of, where in ((suite, condition), (suite, "all"), (ALIGNMENT, condition), (ALIGNMENT, "all")):
+        wanted = {"suite": of, "condition": where, "metric": primary_metric(results.scores, of)}
+        rows = [row for row in results.scores["validation"] if wanted.items() <= row.items()]
+        found = {row["system"]: row["value"] for row in rows if row["system"] in results.methods}
+        if found:
+            return max(results.methods, key=lambda method: found[method])
+    raise UserError(f"validation scored no method on {suite} nor on {ALIGNMENT}: run evaluate again")
 
 
 def can_be_compared(scores: dict, verdict: dict) -> bool:
@@ -390,9 +401,19 @@ def data_counts(results: Results) -> list[dict]:
     return [
         {"title": "What the teacher wrote", "bars": [("kept", results.synthesis["kept"]), *rejected]},
         {"title": "Quarantined clips", "bars": _ranked(results.validation["reasons"])},
+        {"title": "Kept out of suites: clips, and rows that cannot be scored", "bars": _ranked(kept_out(results))},
         {"title": "Accepted clips by voice", "bars": _ranked(voices)},
         {"title": "Accepted clips by condition", "bars": _ranked(Counter(clip.condition for clip in clips))},
     ]
+
+
+def kept_out(results: Results) -> Counter[str]:
+    """How many clips and rows of each suite are not scored, by reason."""
+    counts: Counter[str] = Counter()
+    for suite, part in results.validation["suites"].items():
+        for reason, count in [*part["reasons"].items(), *part["refused"].items()]:
+            counts[f"{suite}: {reason}"] += count
+    return counts
 
 
 def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:

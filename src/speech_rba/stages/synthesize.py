@@ -44,6 +44,7 @@ SETTINGS = {  # of each task, what says how many rows to keep
     "constrained": "num_constrained",
     "translation": "num_translations",
 }
+ROOM = 1.25  # more texts fall to a held-out split than it has rows: else all would wait for its last few
 TRIES = 4  # sampled answers to a question whose constraint the greedy answer does not keep
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
 
@@ -317,9 +318,10 @@ def split_of(prompt: str, settings: Synthesize) -> Split:
     A student that goes on from another run's adapter would else be tested on what it has learned.
     """
     place = int.from_bytes(text_digest(prompt)[:4]) / 2**32
-    if place < settings.test_share:
+    test, validation = settings.test_share * ROOM, settings.validation_share * ROOM
+    if place < test:
         return "test"
-    return "validation" if place < settings.test_share + settings.validation_share else "train"
+    return "validation" if place < test + validation else "train"
 
 
 def text_digest(prompt: str) -> bytes:
