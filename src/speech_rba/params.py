@@ -358,8 +358,8 @@ class Params(Group):
         held_out = self.synthesize.validation_share + self.synthesize.test_share
         if held_out > 0.6:
             raise ValueError(
-                f"synthesize.validation_share and test_share are {held_out:g} together, and most rows are to be learned "
-                "from: lower them to at most 0.6"
+                f"synthesize.validation_share and test_share are {held_out:g} together, and most rows are to be "
+                "learned from: lower them to at most 0.6"
             )
         return self
 
