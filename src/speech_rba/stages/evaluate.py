@@ -81,7 +81,10 @@ def answer_all(
 ) -> tuple[list[Answer], list[dict]]:
     """The answers of text, cascade, base and every method, which also reads the texts; and what they cost."""
     student = unaligned.student
-    once = list({(item.suite, item.row_id): item for item in reversed(items)}.values())
+    first_of_row: dict[tuple[str, str], Item] = {}
+    for item in items:
+        first_of_row.setdefault((item.suite, item.row_id), item)
+    once = list(first_of_row.values())
     written = Reading(once, student.read([item.prompt for item in once]), is_text=True)
     transcribed = Reading(items, student.read([item.heard for item in items]), is_text=False)
     spoken = Reading(items, [item.spoken for item in items], is_text=False)
