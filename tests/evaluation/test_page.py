@@ -56,6 +56,7 @@ def results(tmp_path) -> Results:
                 heard="Who?", student_heard=None, wer=0, mean_logprob=0,
             )  # fmt: skip
     scores = {"systems": SYSTEMS, "wer": [], "alarms": {}} | score_table(answers, SYSTEMS, SETTINGS)
+    scores["validation"] = scores["scores"]
     recordings = dict.fromkeys(clips, tmp_path / "a.flac")
     given = {"rows": {}, "clips": clips, "features": features, "answers": answers, "scores": scores}
     given |= {"recordings": recordings}
