@@ -15,7 +15,7 @@ define follow  # the folder is a clone, made once, at the project's last commit;
 	cd $(1) && git fetch -q ../.. HEAD && git -c core.hooksPath=/dev/null checkout -q --force --detach FETCH_HEAD
 endef
 
-.PHONY: run up test faults smoke translation bench ablation compare ears lock help
+.PHONY: run up test faults smoke translation bench ablation compare asr_adapter lock help
 run: $(READY)  ## from nothing to a registered candidate with a report
 	speech-rba run
 
@@ -32,31 +32,31 @@ faults: $(READY)  ## kills each process of a running deployment, TIMES times, an
 smoke: $(READY)  ## the whole chain at toy size and without network, in a scratch clone of the last commit
 	rm -rf work/smoke
 	$(call follow,work/smoke)
-	cd work/smoke && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.params params.smoke.yaml && \
-		python tests/offline.py speech-rba run
+	cd work/smoke && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.config configs/smoke.yaml && \
+		python tools/offline.py speech-rba run
 
 translation: $(READY)  ## the recipe for speech translation, TO=es or TO=de, in work/translation_$TO (docs/translation.md)
 	$(if $(filter es de,$(TO)),,$(error name the language: make translation TO=es, or TO=de))
 	$(call follow,work/translation_$(TO))
 	cd work/translation_$(TO) && export PYTHONPATH="$$PWD/src:$$PWD" && \
-		python -m speech_rba.params params.translation_$(TO).yaml && speech-rba run
+		python -m speech_rba.config configs/translation_$(TO).yaml && speech-rba run
 
 bench: $(READY)  ## the teacher's engine against plain transformers, and a reinforcement step against TRL's as it comes
-	python tests/bench_generation.py
-	python tests/bench_reinforcement.py
+	python benchmarks/generation.py
+	python benchmarks/reinforcement.py
 
-ablation: $(READY)  ## what each part of the hearing is worth, on the clips of the last run
-	python tests/bench_hearing.py
+ablation: $(READY)  ## what each part of the wer_table is worth, on the clips of the last run
+	python benchmarks/asr.py
 
 compare: $(READY)  ## every method, equal minutes, three seeds, in work/compare: hours (ARGS="--methods sft rba --minutes 2.5")
 	$(call follow,work/compare)
-	cd work/compare && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.params params.compare.yaml && \
-		python tests/bench_methods.py $(ARGS)
+	cd work/compare && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.config configs/compare.yaml && \
+		python benchmarks/methods.py $(ARGS)
 
-ears: $(READY)  ## trains artifacts/ears and artifacts/acoustics again, which are committed and frozen in dvc.yaml
-	python -m speech_rba.stages.synthesize --data data --purpose ears --out work/ears_texts
-	python -m speech_rba.stages.ears --data data --rows work/ears_texts --out artifacts/ears
-	python -m speech_rba.stages.acoustics --data data --rows work/ears_texts --ears artifacts/ears --out artifacts/acoustics
+asr_adapter: $(READY)  ## trains artifacts/asr_adapter and artifacts/attributes again, which are committed and frozen in dvc.yaml
+	python -m speech_rba.stages.synthesize --data data --purpose asr_adapter --out work/asr_adapter_texts
+	python -m speech_rba.stages.asr_adapter --data data --rows work/asr_adapter_texts --out artifacts/asr_adapter
+	python -m speech_rba.stages.attributes --data data --rows work/asr_adapter_texts --asr-adapter artifacts/asr_adapter --out artifacts/attributes
 
 lock: $(READY)  ## rewrites requirements.lock from what is installed
 	python -m pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock

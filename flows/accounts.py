@@ -14,9 +14,9 @@ import mlflow.server
 from mlflow.exceptions import MlflowException
 
 from flows.supervisor import TRAINER
+from speech_rba.config import read_yaml
 from speech_rba.errors import UserError
-from speech_rba.params import read_yaml
-from speech_rba.tracking import candidates, connect
+from speech_rba.registry.tracking import candidates, connect
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import sys
 import mlflow.server
 from mlflow.cli import cli
 
-from speech_rba.tracking import STORE, database
+from speech_rba.registry.tracking import STORE, database
 
 
 def become(command: list[str], extra_env: dict[str, str], **_: object) -> None:
@@ -18,5 +18,10 @@ def become(command: list[str], extra_env: dict[str, str], **_: object) -> None:
 
 if __name__ == "__main__":
     mlflow.server._exec_cmd = become  # private: the pinned version has it, and the supervisor's tests need it
-    places = ["--backend-store-uri", database(), "--artifacts-destination", str((STORE / "artifacts").resolve())]
+    places = [
+        "--backend-store-uri",
+        database(),
+        "--artifacts-destination",
+        str((STORE / "artifacts").resolve()),
+    ]
     cli([*sys.argv[1:], *places], prog_name="mlflow")

@@ -20,8 +20,8 @@ from prefect.states import Completed, Failed
 
 from flows.pipeline import pipeline
 from flows.stages import die_with_parent
+from speech_rba.config import change_params, read_yaml
 from speech_rba.errors import UserError
-from speech_rba.params import change_params, read_yaml
 
 BRANCH = "nightly"
 WAITING = (
@@ -213,7 +213,7 @@ def vary(clone: Path, seed: int) -> None:
 
 def start_from_champion() -> None:
     """params.yaml has the champion's adapter, fetched into work/, and its hash: alignment goes on from it."""
-    from speech_rba import tracking
+    from speech_rba.registry import tracking
 
     adapter = tracking.fetch_champion(read_yaml(PARAMS)["register"]["model_name"], CHAMPIONS)
     if adapter is not None:
@@ -258,7 +258,7 @@ def tag(commit: str) -> None:
     """The MLflow run and version that this run registered, or found registered, name the commit."""
     if not REGISTRATION.exists():
         return
-    from speech_rba import tracking
+    from speech_rba.registry import tracking
 
     made = json.loads(REGISTRATION.read_text())
     tracking.tag(made["model_name"], made["run_id"], made["version"], "nightly_commit", commit)

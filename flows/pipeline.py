@@ -51,7 +51,9 @@ def stage(name: str, settled: bool, timeout_s: float | None) -> State:
 
 
 @flow(name="pipeline")
-def pipeline(timeout_s: Annotated[float, Gt(0)] | None = None, num_parallel: Annotated[int, Gt(0)] = 2) -> State:
+def pipeline(
+    timeout_s: Annotated[float, Gt(0)] | None = None, num_parallel: Annotated[int, Gt(0)] = 2
+) -> State:
     """Every stage of dvc.yaml, each after those it needs; what did not change is skipped.
 
     Args:
@@ -77,7 +79,9 @@ def pipeline(timeout_s: Annotated[float, Gt(0)] | None = None, num_parallel: Ann
             stages.stop_all()
             raise
     wait_until_recorded(futures.values())
-    if failed := [future.state for future in futures.values() if future.state.is_failed() or future.state.is_crashed()]:
+    if failed := [
+        future.state for future in futures.values() if future.state.is_failed() or future.state.is_crashed()
+    ]:
         return Failed(message=failed[0].message)
     show_results()
     return Completed(message=", ".join(f"{name}: {future.state.name}" for name, future in futures.items()))
@@ -111,11 +115,15 @@ def results_table(scores: dict) -> str:
     cells = {}
     for row in scores["scores"]:
         if row["condition"] in ("all", "text"):
-            value = "-" if row["value"] is None else "{value:.3f} ({low:.3f} to {high:.3f}), n {n}".format(**row)
+            value = (
+                "-" if row["value"] is None else "{value:.3f} ({low:.3f} to {high:.3f}), n {n}".format(**row)
+            )
             cells[f"{row['suite']} {row['metric']}", row["system"]] = value
     columns = list(dict.fromkeys(column for column, _ in cells))
     rows = [["system", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[system, *(cells.get((column, system), "") for column in columns)] for system in scores["systems"]]
+    rows += [
+        [system, *(cells.get((column, system), "") for column in columns)] for system in scores["systems"]
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -69,7 +69,10 @@ def drop_stale_lock(path: Path) -> None:
     if not path.exists():
         return
     lock = json.loads(path.read_text() or "{}")
-    owners = [*lock.get("write", {}).values(), *(o for readers in lock.get("read", {}).values() for o in readers)]
+    owners = [
+        *lock.get("write", {}).values(),
+        *(o for readers in lock.get("read", {}).values() for o in readers),
+    ]
     for owner in owners:
         try:
             process = psutil.Process(owner["pid"])
@@ -97,7 +100,9 @@ def read_graph() -> tuple[dict[str, list[str]], set[str]]:
         with Repo() as repo:
             graph = repo.index.graph  # its edges point from a stage to what it needs
             order = [stage.addressing for stage in networkx.dfs_postorder_nodes(graph)]
-            before = {stage.addressing: [need.addressing for need in graph.successors(stage)] for stage in graph}
+            before = {
+                stage.addressing: [need.addressing for need in graph.successors(stage)] for stage in graph
+            }
             changed = set(repo.status())
     except DvcException as error:
         raise UserError(f"DVC cannot read the pipeline: {' '.join(str(error).split())}") from error
@@ -134,7 +139,9 @@ def run_stage(name: str, timeout_s: float | None, log: Callable[[str], None]) ->
         stop(process)
         LIVE.discard(process)
     if code and timeout_s and time.monotonic() - began >= timeout_s:
-        raise StageError(f"{name} did not end in {timeout_s:g} s and was stopped; give the flow a larger timeout_s")
+        raise StageError(
+            f"{name} did not end in {timeout_s:g} s and was stopped; give the flow a larger timeout_s"
+        )
     if code:
         own = [line for line in last if not line.startswith(f"{DVC_FAILED} '{name}': failed to run:")]
         raise StageError("\n".join([f"{name} exited with {code}:", *own]))
@@ -146,10 +153,13 @@ def start(command: list[str]) -> subprocess.Popen:
 
     It is killed if this process is killed; a stage in turn dies with its DVC process.
     """
-    env = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` is ours in every stage
-        "PYTHONUNBUFFERED": "1",
-    }
+    env = (
+        os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` is ours in every stage
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
     with GATE:
         if CLOSED.is_set():
             raise StageError(f"the flow is stopping, not started: {' '.join(command)}")

@@ -1,6 +1,6 @@
 """`make up`: MLflow, Prefect and a worker on this machine, kept alive until one signal stops them all.
 
-The servers listen on loopback alone. With accounts, which two passwords in the environment switch on, MLflow knows a
+The servers encode_audio on loopback alone. With accounts, which two passwords in the environment switch on, MLflow knows a
 `reviewer`, and the worker as `trainer`, who may register candidates but not promote them; Prefect knows an `operator`.
 """
 
@@ -151,17 +151,29 @@ class Prefect:
         lost = open_runs.keys() - running
         for run_id in lost & self.seen:
             self.close(open_runs[run_id])
-        self.running, self.asked, self.seen = running, now, lost  # after all that may fail: then the next look asks
+        self.running, self.asked, self.seen = (
+            running,
+            now,
+            lost,
+        )  # after all that may fail: then the next look asks
 
     def close(self, run: dict) -> None:
         """The run and what it left open are crashed, or cancelled where that was asked for."""
         cancelled = run["state"]["type"] == "CANCELLING"
-        state = {"type": "CANCELLED" if cancelled else "CRASHED", "name": "Cancelled" if cancelled else "Crashed"}
+        state = {
+            "type": "CANCELLED" if cancelled else "CRASHED",
+            "name": "Cancelled" if cancelled else "Crashed",
+        }
         state["message"] = "its process was gone; the next run goes on from what it had finished"
-        tasks = {"flow_runs": {"id": {"any_": [run["id"]]}}, "task_runs": {"state": {"type": {"any_": OPEN_STATES}}}}
+        tasks = {
+            "flow_runs": {"id": {"any_": [run["id"]]}},
+            "task_runs": {"state": {"type": {"any_": OPEN_STATES}}},
+        }
         for task in self.ask("/task_runs/filter", tasks):
             self.ask(f"/task_runs/{task['id']}/set_state", {"state": state, "force": True})
-        for child in self.ask("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}):
+        for child in self.ask(
+            "/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}
+        ):
             if child["state"]["type"] in OPEN_STATES:
                 self.close(child)
         self.ask(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
@@ -236,7 +248,9 @@ def services(mlflow_port: int, prefect_port: int, state: Path, passwords: dict[s
         )
         env |= {"MLFLOW_TRACKING_USERNAME": TRAINER, "MLFLOW_TRACKING_PASSWORD": secrets.token_urlsafe()}
         env |= {"PREFECT_API_AUTH_STRING": f"{OPERATOR}:{passwords[OPERATOR]}"}
-        env = {name: value for name, value in env.items() if name not in PASSWORDS.values()}  # every stage reads it
+        env = {
+            name: value for name, value in env.items() if name not in PASSWORDS.values()
+        }  # every stage reads it
         of_mlflow |= {
             "MLFLOW_AUTH_CONFIG_PATH": str(auth),
             "MLFLOW_AUTH_ADMIN_USERNAME": REVIEWER,
@@ -273,7 +287,18 @@ def worker_command(pool: str) -> list[str]:
 def prefect_server(port: int) -> list[str]:
     """The command that starts it; without the import of the whole command line, which `prefect server start` makes."""
     app = ["--app-dir", str(Path(__file__).parents[1]), "--factory", "flows.prefect_server:create_app"]
-    return [sys.executable, "-m", "uvicorn", *app, "--log-level", "warning", "--host", HOST, "--port", str(port)]
+    return [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        *app,
+        "--log-level",
+        "warning",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
 
 
 def supervise(mlflow_port: int, prefect_port: int, state: Path) -> None:

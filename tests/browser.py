@@ -25,7 +25,9 @@ class Browser:
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port = folder / "DevToolsActivePort"
         self.wait_for(lambda: port.exists() and port.read_text().count("\n"), 60, "Chromium does not start")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port.read_text().split()[0]}/json", timeout=10) as reply:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port.read_text().split()[0]}/json", timeout=10
+        ) as reply:
             pages = json.load(reply)
         address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
         self.socket, self.calls = connect(address, max_size=None), 0
@@ -82,7 +84,9 @@ class Browser:
         """
         clicked, deadline = 0.0, time.monotonic() + 120
         while not done():
-            assert time.monotonic() < deadline, f"nothing came of clicking {words}; the page says: {self.text()}"
+            assert time.monotonic() < deadline, (
+                f"nothing came of clicking {words}; the page says: {self.text()}"
+            )
             if time.monotonic() > clicked + 10:
                 finds = [FIND.replace("WORDS", json.dumps(word)) for word in words]
                 if found := next((find for find in finds if self.evaluate(f"!!({find})")), None):

@@ -18,9 +18,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def student():
-    """The default student, untrained, that looks at one alternative a position."""
+    """The default student, build_student, that looks at one alternative a position."""
+    from speech_rba.config import load_params
     from speech_rba.model.student import Student, StudentConfig
-    from speech_rba.params import load_params
 
     assets = load_params(Path(__file__).parents[1] / "params.yaml").assets
     config = StudentConfig(
@@ -36,7 +36,9 @@ def small_student(student, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("small")
     whole = student.language_model
-    config = type(whole.config).from_dict(whole.config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
+    config = type(whole.config).from_dict(
+        whole.config.to_dict() | {"num_hidden_layers": 2, "layer_types": None}
+    )
     layers = type(whole)(config)
     layers.load_state_dict(whole.state_dict(), strict=False)
     layers.save_pretrained(folder)
@@ -53,7 +55,7 @@ def questions():
 
 
 @pytest.fixture(scope="session")
-def heard(student, questions):
+def hypotheses(student, questions):
     """What the audio tower heard in ten questions spoken by the neural voice, with 8 alternatives a position."""
     return spoken_to(student, questions[:10])
 
@@ -61,8 +63,8 @@ def heard(student, questions):
 def spoken_to(student, questions):
     import torch
 
-    from speech_rba.model.audio_tower import hear
-    from speech_rba.synthesis.voices import speak
+    from speech_rba.model.audio_tower import transcribe
+    from speech_rba.synthesis.voices.voices import speak
 
     clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions]
-    return hear(student.audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)
+    return transcribe(student.audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)

@@ -12,14 +12,14 @@ import soundfile
 import soxr
 
 from speech_rba.cli import main, show_change, show_side_by_side
-from speech_rba.synthesis.voices import speak
+from speech_rba.synthesis.voices.voices import speak
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def project(student, tmp_path_factory):
-    """A folder with the untrained student and files to talk to it."""
+    """A folder with the build_student student and files to talk to it."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     student.save_pretrained(folder / "artifacts/base")
@@ -53,10 +53,14 @@ def call(project, monkeypatch, capsys):
 
 def test_the_command_itself_answers(project):
     command = [Path(sys.executable).parent / "speech-rba", "talk", "stereo.wav", "--method", "base"]
-    done = subprocess.run(command, cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
     command[2] = "none.wav"
-    done = subprocess.run(command, cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=project, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and done.stderr.startswith("error: none.wav is no readable audio file")
 
 
@@ -64,8 +68,8 @@ def test_the_command_itself_answers(project):
 def test_a_spoken_question_of_any_form_is_answered(call, kind):
     done = call("talk", f"stereo.{kind}", "--method", "base")
     assert done.returncode == 0, done.stderr
-    heard, answer, timing = done.stdout.splitlines()
-    assert heard == "heard:  What is the capital of France?"
+    hypotheses, answer, timing = done.stdout.splitlines()
+    assert hypotheses == "hypotheses:  What is the capital of France?"
     assert "Paris" in answer
     assert " s of audio, after " in timing
 
@@ -100,16 +104,29 @@ def test_with_nothing_registered_nothing_waits(call):
 def test_a_promotion_is_told_with_how_to_undo_it(capsys):
     show_change({"model": "toy", "from": "1", "to": "2", "who": "ann", "action": "promote"})
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first == "Champion: toy version 2, before it version 1; by ann" and last == "Undo:     speech-rba rollback"
+    assert (
+        first == "Champion: toy version 2, before it version 1; by ann"
+        and last == "Undo:     speech-rba rollback"
+    )
 
 
 def test_a_promotion_is_told_with_its_checks_and_what_was_forced(capsys):
-    checks = {"checks": ["alarms in training: none", "word error rate: 0.05"], "forced": ["word error rate"]}
-    record = {"model": "toy", "from": "1", "to": "2", "who": "ann", "action": "promote", "reason": "new voices"}
+    checks = {
+        "checks": ["reward_hacking in training: none", "word error rate: 0.05"],
+        "forced": ["word error rate"],
+    }
+    record = {
+        "model": "toy",
+        "from": "1",
+        "to": "2",
+        "who": "ann",
+        "action": "promote",
+        "reason": "new voices",
+    }
     show_change(record | checks)
     told = capsys.readouterr().out.splitlines()
     assert told[1:4] == [
-        "Checked:  alarms in training: none", "Checked:  word error rate: 0.05",
+        "Checked:  reward_hacking in training: none", "Checked:  word error rate: 0.05",
         "Forced:   word error rate; new voices",
     ]  # fmt: skip
 
@@ -119,7 +136,10 @@ def test_a_server_that_is_down_is_one_line(call, monkeypatch, command):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     done = call(command)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: no MLflow server answers at http://127.0.0.1:1") and "\n" not in done.stderr
+    assert (
+        done.stderr.startswith("error: no MLflow server answers at http://127.0.0.1:1")
+        and "\n" not in done.stderr
+    )
 
 
 def test_what_a_command_checks_is_in_its_help(call):
@@ -130,7 +150,9 @@ def test_what_a_command_checks_is_in_its_help(call):
 
 def test_versions_are_compared_in_a_terminal_of_any_width(capsys):
     scores = {f"suite_{i}/likelihood_of_the_teacher's_answer": -1.25 for i in range(9)}
-    show_side_by_side([{"alias": "candidate", "version": "3"} | scores, {"alias": "champion", "version": "2"}])
+    show_side_by_side(
+        [{"alias": "candidate", "version": "3"} | scores, {"alias": "champion", "version": "2"}]
+    )
     table = capsys.readouterr().out
     assert all(name in table for name in scores) and table.count("-1.250") == 9
     assert table.index("candidate") < table.index("champion") and max(map(len, table.splitlines())) <= 80

@@ -14,7 +14,9 @@ def connect(*address: object) -> subprocess.CompletedProcess:
 
 
 def test_nothing_outside_is_reached():
-    with socket.create_server(("127.0.0.1", 0)) as server:  # of the machine, not of the command's own loopback
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as server:  # of the machine, not of the command's own loopback
         done = connect(*server.getsockname())
     if "left on" in done.stdout:
         assert done.returncode == 0  # the same command works with the network on

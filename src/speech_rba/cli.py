@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from speech_rba.config import load_params
 from speech_rba.errors import UserError
-from speech_rba.params import load_params
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,8 +50,8 @@ def talk(
     loaded = time.perf_counter()
     (result,) = answer([clip])
     took = time.perf_counter() - loaded
-    if result.heard is not None:
-        print(f"heard:  {result.heard}")
+    if result.hypothesis is not None:
+        print(f"hypotheses:  {result.hypothesis}")
     print(f"answer: {result.response}")
     print(f"{took:.2f} s for {len(clip) / 16_000:.2f} s of audio, after {loaded - started:.1f} s to load")
 
@@ -59,15 +59,15 @@ def talk(
 @app.command()
 def compare() -> None:
     """Candidate, champion and previous side by side, with their scores of test items."""
-    from speech_rba import tracking
+    from speech_rba.registry import tracking
 
     show_side_by_side(tracking.compare(load_params().register_.model_name))
 
 
 @app.command()
 def review() -> None:
-    """The candidates that wait for a person's decision, with their alarms and score of test items."""
-    from speech_rba import tracking
+    """The candidates that wait for a person's decision, with their reward_hacking and score of test items."""
+    from speech_rba.registry import tracking
 
     rows = tracking.waiting(load_params().register_.model_name)
     if rows:
@@ -112,7 +112,7 @@ def promote(
     It is refused where an alarm was raised in its training, or where, on the same test items as the champion,
     it is significantly worse by register.rank_by or worse by more than register.limits allows.
     """
-    from speech_rba import tracking
+    from speech_rba.registry import tracking
 
     show_change(tracking.promote(load_params(), version, force, reason))
 
@@ -120,7 +120,7 @@ def promote(
 @app.command()
 def rollback(reason: Annotated[str, typer.Option(help="goes into the audit log")] = "") -> None:
     """Make the previous version the champion again."""
-    from speech_rba import tracking
+    from speech_rba.registry import tracking
 
     show_change(tracking.rollback(load_params().register_.model_name, reason))
 
@@ -148,7 +148,9 @@ def fetch_suite(
 
     files = hub.fetch_suite(dataset, folder)
     name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
-    print(f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {name}: {folder}")
+    print(
+        f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {name}: {folder}"
+    )
 
 
 def main() -> None:

@@ -77,21 +77,21 @@ class Rejected(Record):
     reason: str
 
 
-Trait = Literal["gender", "accent", "rate", "noise", "line"]
-TRAITS = get_args(Trait)
+AttributeName = Literal["gender", "accent", "rate", "noise", "line"]
+ATTRIBUTES = get_args(AttributeName)
 
 
-class Manner(Record):
+class Attribute(Record):
     """How something is said, where a listener can tell and a reader cannot."""
 
-    trait: Trait
+    name: AttributeName
     value: str
 
 
-class MannerQuestion(Record):
-    """A question about how it is said, with its answer for each value of the trait."""
+class AttributeQuestion(Record):
+    """A question about how it is said, with its answer for each value of the name."""
 
-    trait: Trait
+    name: AttributeName
     prompt: str
     answers: dict[str, str]
 
@@ -103,7 +103,7 @@ CHOICES = get_args(Choice)
 class Question(Record):
     """One question of a suite. A response with any of `answers` in it is right, unless one of `wrong` is in it too.
 
-    A question with a `manner` is asked in it. In place of answers it may have `instructions` to follow, the letter of
+    A question with a `attribute` is asked in it. In place of answers it may have `instructions` to follow, the letter of
     the right `choice`, be a request to `refuse`, open and `judged` by the teacher, or a sentence with its
     `translations`.
     """
@@ -112,7 +112,7 @@ class Question(Record):
     prompt: str
     answers: list[str]
     wrong: list[str] = []
-    manner: Manner | None = None
+    attribute: Attribute | None = None
     instructions: list[Instruction] = []
     choice: Choice | None = None
     refuse: bool = False
@@ -148,7 +148,7 @@ class Feature(Record):
     """What was measured on one clip.
 
     `heard` is the 1-best transcript of Whisper as it came, `wer` its word error rate (a fraction) and `mean_logprob`
-    its confidence, all None for spoiled training speech; `student_heard` is the 1-best of the student's ears, None if
+    its confidence, all None for degraded training speech; `student_hypothesis` is the 1-best of the student's asr_adapter, None if
     it writes none down.
     """
 
@@ -159,8 +159,8 @@ class Feature(Record):
     clipped_share: float
     silence_share: float
     words_per_s: float
-    heard: str | None
-    student_heard: str | None
+    judge_hypothesis: str | None
+    student_hypothesis: str | None
     wer: float | None
     mean_logprob: float | None
 
@@ -181,7 +181,7 @@ class Answer(Record):
     voice: str
     heldout_voice: bool
     snr_db: float | None
-    heard: str
+    judge_hypothesis: str
     response: str
     metrics: dict[str, float]
     split: Split = "test"

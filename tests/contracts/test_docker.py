@@ -85,12 +85,17 @@ def test_no_secret_serves_two_ends():
     assert found == ends
     assert {where: names for where, names in keys.items() if len(names) > 1} == {}
     outside = re.sub(r"(?m)^      \w+: .*$|^  \w+: .*$|^#.*$", "", TEXT)
-    assert not re.search(r"\$\{\w+:\?\}", outside), "a secret on a command line is seen by whoever lists processes"
+    assert not re.search(r"\$\{\w+:\?\}", outside), (
+        "a secret on a command line is seen by whoever lists processes"
+    )
 
 
 def test_databases_have_the_users_that_the_addresses_name():
     made = (ROOT / "docker/databases.sql").read_text()
-    for name, key in {"mlflow": "MLFLOW_BACKEND_STORE_URI", "prefect": "PREFECT_API_DATABASE_CONNECTION_URL"}.items():
+    for name, key in {
+        "mlflow": "MLFLOW_BACKEND_STORE_URI",
+        "prefect": "PREFECT_API_DATABASE_CONNECTION_URL",
+    }.items():
         variable = f"{name.upper()}_DATABASE_PASSWORD"
         assert f"//{name}:${{{variable}:?}}@postgres/{name}" in environment(name)[key]
         assert f"\\getenv {name}_password {variable}" in made
@@ -114,6 +119,8 @@ def test_the_image_waits_without_spinning_and_a_person_may_switch_the_hub_on():
 
 
 def test_folders_that_volumes_are_mounted_on_belong_to_the_worker():
-    made = re.search(r"mkdir -p (.+?) && chown -R worker \.", (ROOT / "docker/Dockerfile").read_text())[1].split()
+    made = re.search(r"mkdir -p (.+?) && chown -R worker \.", (ROOT / "docker/Dockerfile").read_text())[
+        1
+    ].split()
     mounted = [volume.split(":")[1] for volume in SERVICES["worker"]["volumes"]]
     assert [path.removeprefix("/home/worker/project/") for path in mounted] == made

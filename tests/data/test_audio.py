@@ -56,9 +56,14 @@ def test_sound_may_come_through_a_pipe(tmp_path, kind):
 
 
 def test_channels_that_cancel_each_other_are_no_silence(tmp_path):
-    for right, heard in ((-TONE, TONE), (-0.9 * TONE, TONE), (np.zeros_like(TONE), TONE / 2), (TONE, TONE)):
+    for right, expected in (
+        (-TONE, TONE),
+        (-0.9 * TONE, TONE),
+        (np.zeros_like(TONE), TONE / 2),
+        (TONE, TONE),
+    ):
         soundfile.write(tmp_path / "a.wav", np.column_stack([TONE, right]), 16_000, subtype="FLOAT")
-        assert np.allclose(read_audio(tmp_path / "a.wav"), heard, atol=1e-6)
+        assert np.allclose(read_audio(tmp_path / "a.wav"), expected, atol=1e-6)
 
 
 def test_flac_from_a_pipe_has_no_length_in_its_header_and_is_read(tmp_path):

@@ -19,7 +19,10 @@ def test_normalize(text, words):
 
 def test_word_error_rate_is_over_the_corpus():
     # 1 substitution and 1 deletion in 2 + 6 words: 2 / 8, not the mean of 1/2 and 1/6
-    assert word_error_rate(["Good day.", "tell me the time in Rome"], ["good night", "Tell me the time, Rome"]) == 0.25
+    assert (
+        word_error_rate(["Good day.", "tell me the time in Rome"], ["good night", "Tell me the time, Rome"])
+        == 0.25
+    )
     assert word_error_rate([], []) == 0.0
     assert word_error_rate(["hmm"], ["yes it is"]) == 3.0
 
@@ -35,8 +38,12 @@ def test_measures_of_a_square_wave():
     assert feature.silence_share == 0.0
     assert feature.words_per_s == 2.0
     assert feature.wer == 0.25
-    assert (feature.clip_id, feature.heard, feature.mean_logprob) == ("c1", "open the 2 doors", -0.25)
-    assert feature.student_heard == "open the doors"
+    assert (feature.clip_id, feature.judge_hypothesis, feature.mean_logprob) == (
+        "c1",
+        "open the 2 doors",
+        -0.25,
+    )
+    assert feature.student_hypothesis == "open the doors"
 
 
 def test_silence_is_relative_to_the_loudest_frame():

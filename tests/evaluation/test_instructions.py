@@ -13,7 +13,7 @@ ASKED = {("s", "one"): [NO_COMMA], ("s", "two"): [NO_COMMA, LOWER], ("other", "t
 def answer(system: str, row: str, response: str, condition: str = "clean") -> Answer:
     text = system == "text"
     return Answer(suite="s", row_id=row, clip_id="" if text else f"{row}-{condition}", system=system,
-                  condition="text" if text else condition, voice="v", heldout_voice=False, snr_db=None, heard="",
+                  condition="text" if text else condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="",
                   response=response, metrics={})  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from speech_rba.config import load_params
 from speech_rba.evaluation.instructions import followed
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.translation import translated
-from speech_rba.params import load_params
 from speech_rba.records import Answer, Instruction
 
 SETTINGS = load_params().evaluate.model_copy(update={"num_bootstrap": 50})
@@ -19,12 +19,12 @@ def answer(
     """An answer to a clip, or to the text where the condition says so."""
     read = condition == "text"
     return Answer(suite=suite, row_id=row, clip_id="" if read else f"{row}-{condition}", system=system,
-                  condition=condition, voice="v", heldout_voice=False, snr_db=None, heard="", response=said,
+                  condition=condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="", response=said,
                   metrics=metrics)  # fmt: skip
 
 
 def to_row(row: str, suite: str = "s", said: str = "", **metrics: float) -> list[Answer]:
-    """What every system says to one row, text read and one clip heard, scored alike."""
+    """What every system says to one row, text read and one clip hypotheses, scored alike."""
     answers = [answer("text", row, "text", suite, said, **metrics)]
     return answers + [answer(system, row, "clean", suite, said, **metrics) for system in SYSTEMS[1:]]
 
@@ -55,7 +55,9 @@ def test_each_metric_is_scored_over_the_answers_that_have_it(first):
     expected |= {"followed": (1, 1), "followed_loosely": (1, 1), "chrf": (0.25, 1)}
     for metric, (value, n) in expected.items():
         for where in [("text", metric, "text"), *(("clean", metric, system) for system in SYSTEMS[1:])]:
-            assert (scores["s", *where]["value"], scores["s", *where]["n"]) == (pytest.approx(value), n), where
+            assert (scores["s", *where]["value"], scores["s", *where]["n"]) == (pytest.approx(value), n), (
+                where
+            )
     assert {metric for _, _, metric, _ in scores} == set(expected)
 
 
@@ -63,17 +65,28 @@ def test_a_condition_is_scored_where_it_was_heard_with_the_metric():
     answers = to_row("a", accuracy=1.0) + to_row("b", refused=0.0)
     answers += [answer(system, "b", "room", refused=1.0) for system in SYSTEMS[1:]]
     scores = table(answers)
-    assert {condition for _, condition, metric, _ in scores if metric == "accuracy"} == {"text", "all", "clean"}
-    assert scores["s", "hard", "refused", "base"]["n"] == 1 and scores["s", "all", "refused", "base"]["value"] == 0.5
+    assert {condition for _, condition, metric, _ in scores if metric == "accuracy"} == {
+        "text",
+        "all",
+        "clean",
+    }
+    assert (
+        scores["s", "degraded", "refused", "base"]["n"] == 1
+        and scores["s", "all", "refused", "base"]["value"] == 0.5
+    )
 
 
 def test_two_suites_may_share_the_ids_of_rows_and_clips():
-    answers = to_row("a", "one", accuracy=1.0) + to_row("a", "two", accuracy=0.0) + to_row("a", "heard")
+    answers = (
+        to_row("a", "one", accuracy=1.0) + to_row("a", "two", accuracy=0.0) + to_row("a", "judge_hypothesis")
+    )
     scores = table(answers)
     for system, condition in [("text", "text"), ("base", "clean"), ("sft", "all")]:
         assert scores["one", condition, "accuracy", system]["value"] == 1
         assert scores["two", condition, "accuracy", system]["value"] == 0
-    assert "heard" not in {suite for suite, *_ in scores}  # a suite that is only heard has no metric
+    assert "judge_hypothesis" not in {
+        suite for suite, *_ in scores
+    }  # a suite that is only heard has no metric
 
 
 def test_what_an_aligned_system_reads_is_no_clip():

@@ -9,7 +9,7 @@ from speech_rba.records import Answer
 def answer(system: str, condition: str, row: str, response: str) -> Answer:
     text = system == "text"
     return Answer(suite="t", row_id=row, clip_id="" if text else f"{row}-{condition}", system=system,
-                  condition=condition, voice="v", heldout_voice=False, snr_db=None, heard="", response=response,
+                  condition=condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="", response=response,
                   metrics={})  # fmt: skip
 
 
@@ -33,10 +33,12 @@ def test_every_system_is_scored_as_text_clean_hard_and_all():
     right = {"a": "eins zwei drei vier", "b": "fünf sechs sieben acht"}
     answers = [answer("text", "text", row, right[row]) for row in "ab"]
     answers += [
-        answer("base", c, row, right[row] if c == "clean" else "nichts") for c in ("clean", "room") for row in "ab"
+        answer("base", c, row, right[row] if c == "clean" else "nichts")
+        for c in ("clean", "room")
+        for row in "ab"
     ]
     found = {(row["condition"], row["system"]): row for row in translated(answers, references)}
-    assert set(found) == {("text", "text"), ("clean", "base"), ("hard", "base"), ("all", "base")}
+    assert set(found) == {("text", "text"), ("clean", "base"), ("degraded", "base"), ("all", "base")}
     assert found["text", "text"]["bleu"] == pytest.approx(1) == found["clean", "base"]["chrf"]
-    assert found["hard", "base"]["bleu"] == 0 < found["all", "base"]["bleu"] < 1
+    assert found["degraded", "base"]["bleu"] == 0 < found["all", "base"]["bleu"] < 1
     assert found["all", "base"]["n"] == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_rba.params import read_yaml
+from speech_rba.config import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SAYS = """#!/bin/sh
@@ -61,10 +61,10 @@ def test_a_run_has_the_projects_code_and_the_word_of_the_person_on_the_network(p
 
 
 def test_the_smoke_run_is_of_the_last_commit_with_its_overlay(project):
-    (project / "src/speech_rba/params.py").write_text("raise SystemExit('not committed')")
+    (project / "src/speech_rba/config.py").write_text("raise SystemExit('not committed')")
     clone = project / "work/smoke"
     assert make(project, "smoke").splitlines()[-1] == f"speech-rba run | {clone} | {clone}/src:{clone} | 1"
-    asked = read_yaml(ROOT / "params.smoke.yaml")["synthesize"]
+    asked = read_yaml(ROOT / "configs/smoke.yaml")["synthesize"]
     assert asked.items() <= read_yaml(clone / "params.yaml")["synthesize"].items()
 
 

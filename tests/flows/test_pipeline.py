@@ -164,7 +164,9 @@ def test_a_stage_that_takes_too_long_is_killed(toy):
     with pytest.raises(stages.StageError, match=r"first did not end in 6 s and was stopped"):
         stages.run_stage("first", 6, print)
     assert not stages.LIVE
-    assert not any(str(toy) == p.info["cwd"] for p in psutil.process_iter(["cwd", "pid"]) if p.pid != os.getpid())
+    assert not any(
+        str(toy) == p.info["cwd"] for p in psutil.process_iter(["cwd", "pid"]) if p.pid != os.getpid()
+    )
 
 
 def test_nothing_starts_once_the_flow_stops():
@@ -209,7 +211,11 @@ def test_results_table():
         rest = {"metric": "accuracy", "low": 0.2, "high": 0.4, "n": 90}
         return {"suite": suite, "system": system, "condition": condition, "value": value, **rest}
 
-    rows = [score("qa", "text", "text", 0.344), score("qa", "rba", "babble", 0.1), score("qa", "rba", "all", None)]
+    rows = [
+        score("qa", "text", "text", 0.344),
+        score("qa", "rba", "babble", 0.1),
+        score("qa", "rba", "all", None),
+    ]
     assert results_table({"systems": ["text", "base", "rba"], "scores": rows}) == (
         "| system | qa accuracy |\n| --- | --- |\n| text | 0.344 (0.200 to 0.400), n 90 |\n| base |  |\n| rba | - |"
     )

@@ -48,7 +48,9 @@ stages:
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("projects") / "it's a (pröject)"
     for name in ("flows", "src"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
     files = {"dvc.yaml": DVC_YAML, "stage.py": STAGE, "params.yaml": (ROOT / "params.yaml").read_text()}
     files[".gitignore"] = "work\nmlruns\n__pycache__\n*.txt\n/first\n/last\n"
     for name, text in files.items():
@@ -69,11 +71,20 @@ class Up:
 
     def __init__(self, project: Path):
         self.project, ports = project, [free_port(), free_port()]
-        env = {k: v for k, v in os.environ.items() if k not in ("SHELL", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
-        env |= {"PYTHONPATH": f"{project}/src:{project}", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("SHELL", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+        }
+        env |= {
+            "PYTHONPATH": f"{project}/src:{project}",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        }
         env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
         env = {k: v for k, v in env.items() if k.lower() != "no_proxy"}
-        env |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"), DEAD_PROXY)
+        env |= dict.fromkeys(
+            ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"), DEAD_PROXY
+        )
         env["PREFECT_WORKER_QUERY_SECONDS"] = "3"
         command = [sys.executable, "-m", "flows.supervisor", "--mlflow-port", str(ports[0]), "--prefect-port"]
         with open(project / "up.txt", "w") as output:
@@ -234,7 +245,9 @@ def deploy(up: Up, project: Path, pool: str) -> dict[str, str]:
     """The environment in which the deployment was made for the pool."""
     env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": f"{project}/src:{project}"}
     env |= {"SPEECH_RBA_POOL": pool, "PREFECT_WORKER_QUERY_SECONDS": "3"}
-    subprocess.run([sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True
+    )
     return env
 
 
@@ -278,7 +291,9 @@ def test_whoever_is_killed_the_next_run_goes_on(up, project, victims):
     below = [child for process in killed for child in process.children(recursive=True)]
     for process in killed:
         process.kill()
-    wait_for(lambda: all(gone(p) for p in killed + below), 5, lambda: [p for p in killed + below if not gone(p)])
+    wait_for(
+        lambda: all(gone(p) for p in killed + below), 5, lambda: [p for p in killed + below if not gone(p)]
+    )
     up.wake()
     assert up.wait_for_end(run_id)["type"] in ("FAILED", "CRASHED")
     before = len(runs(project))
@@ -368,9 +383,9 @@ def test_prefect_is_asked_for_lost_runs_when_a_process_came_or_went(monkeypatch)
 
 
 def test_servers_listen_on_loopback_alone(up):
-    heard = [c for p in up.everyone() for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
-    assert {c.laddr.port for c in heard} >= {int(u.rsplit(":")[-1]) for u in (up.mlflow, up.prefect)}
-    assert {c.laddr.ip for c in heard} == {"127.0.0.1"}
+    listening = [c for p in up.everyone() for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert {c.laddr.port for c in listening} >= {int(u.rsplit(":")[-1]) for u in (up.mlflow, up.prefect)}
+    assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
 
 def test_pages_of_other_origins_may_not_ask(up):
@@ -378,7 +393,9 @@ def test_pages_of_other_origins_may_not_ask(up):
     request = urllib.request.Request(f"{up.prefect}/api/flow_runs/filter", headers=headers, method="OPTIONS")
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(request)
-    request = urllib.request.Request(f"{up.mlflow}/api/2.0/mlflow/experiments/search", b"{}", {"Host": "elsewhere"})
+    request = urllib.request.Request(
+        f"{up.mlflow}/api/2.0/mlflow/experiments/search", b"{}", {"Host": "elsewhere"}
+    )
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request)
 

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from speech_rba.model.audio_tower import Heard
+from speech_rba.model.audio_tower import Hypothesis
 from speech_rba.model.bridge import Bridge
 
 
@@ -23,9 +23,9 @@ def bridge(student) -> Bridge:
 def cross(bridge: Bridge, text: str) -> str:
     ids = bridge.audio(text, add_special_tokens=False).input_ids
     count = len(ids)
-    heard = Heard(torch.tensor(ids), torch.tensor(ids)[:, None], torch.ones(count, 1), torch.zeros(count, 4),
+    hypothesis = Hypothesis(torch.tensor(ids), torch.tensor(ids)[:, None], torch.ones(count, 1), torch.zeros(count, 4),
                   torch.empty(0), 0.0)  # fmt: skip
-    return bridge.language.convert_ids_to_tokens(bridge.cross(heard, 1, 1.0).ids[:, 0].tolist())
+    return bridge.language.convert_ids_to_tokens(bridge.cross(hypothesis, 1, 1.0).ids[:, 0].tolist())
 
 
 def test_a_word_is_found_with_and_without_its_space(bridge):

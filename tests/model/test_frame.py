@@ -24,7 +24,7 @@ def test_all_languages_show_the_same_sentences():
     assert len({tuple(shown) for shown in SHOWN.values()}) == 1
 
 
-def test_a_student_that_translates_comes_back_as_one(small_student, heard, tmp_path):
+def test_a_student_that_translates_comes_back_as_one(small_student, hypotheses, tmp_path):
     config = StudentConfig(**small_student.config.to_dict() | {"target_language": "Spanish"})
     made = Student(config).eval()
     made.save_pretrained(tmp_path)
@@ -32,5 +32,5 @@ def test_a_student_that_translates_comes_back_as_one(small_student, heard, tmp_p
     assert again.tokenizer.decode(again.suffix_ids) == "\nSpanish:\n"
     assert again.tokenizer.eos_token_id != small_student.tokenizer.eos_token_id
     sampling = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 2}
-    prompts = [made.bridge.cross(h, 1, 1.0) for h in heard[:2]]
+    prompts = [made.bridge.cross(h, 1, 1.0) for h in hypotheses[:2]]
     assert made.answer(prompts, **sampling) == again.answer(prompts, **sampling)

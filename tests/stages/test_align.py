@@ -16,26 +16,26 @@ import yaml
 from nested import merge
 from safetensors.torch import load_file
 
+from speech_rba.alignment.examples import load_examples
+from speech_rba.config import load_params
 from speech_rba.errors import UserError
-from speech_rba.model.heard import save_heard
-from speech_rba.params import load_params
+from speech_rba.model.hypotheses import save_hypotheses
 from speech_rba.records import Clip, Feature, Instruction, Message, Row, Sampling, write_jsonl
 from speech_rba.stages import align
-from speech_rba.training.store import load_examples
 
 ROOT = Path(__file__).parents[2]
 NUM_ROWS = 6
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, small_student, heard, questions):
+def project(tmp_path, monkeypatch, small_student, hypotheses, questions):
     """The folder we are in, with what the align stage reads: six clips, what was heard in them, the base student."""
     monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path, small_student, heard, questions)
+    write_inputs(tmp_path, small_student, hypotheses, questions)
     return tmp_path
 
 
-def write_inputs(folder: Path, small_student, heard, questions) -> None:
+def write_inputs(folder: Path, small_student, hypotheses, questions) -> None:
     """What the stage reads, in `folder`; every answer is asked to have a word."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["align"].update(save_steps=1, per_device_train_batch_size=2, max_completion_tokens=6, lora_r=2)
@@ -43,7 +43,9 @@ def write_inputs(folder: Path, small_student, heard, questions) -> None:
     values["align"]["rba"].update(warm_start_steps=1, max_steps=2, num_generations=2)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     rows, clips, features = [], [], []
-    word = Instruction(name="length_constraints:number_words", arguments={"num_words": 1, "relation": "at least"})
+    word = Instruction(
+        name="length_constraints:number_words", arguments={"num_words": 1, "relation": "at least"}
+    )
     for i, question in enumerate(questions[:NUM_ROWS]):
         answer = f"The answer is number {i}."
         messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
@@ -57,19 +59,25 @@ def write_inputs(folder: Path, small_student, heard, questions) -> None:
                           heldout_condition=False, spoken="x", seed=0, duration_s=2,
                           sha256=""))  # fmt: skip
         features.append(Feature(clip_id=f"c{i}", duration_s=2, rms_db=-20, peak=0.5, clipped_share=0, silence_share=0,
-                                words_per_s=3, heard=question, student_heard=question, wer=0,
+                                words_per_s=3, judge_hypothesis=question, student_hypothesis=question, wer=0,
                                 mean_logprob=0))  # fmt: skip
     for name in ("synthesize", "features", "validate", "gate", "base"):
         (folder / "artifacts" / name).mkdir(parents=True)
     write_jsonl(folder / "artifacts/synthesize/rows.jsonl", rows)
     write_jsonl(folder / "artifacts/features/table.jsonl", features)
     write_jsonl(folder / "artifacts/validate/accepted.jsonl", clips)
-    save_heard(folder / "artifacts/features/heard.safetensors", heard[:NUM_ROWS])
+    save_hypotheses(folder / "artifacts/features/hypotheses.safetensors", hypotheses[:NUM_ROWS])
     (folder / "artifacts/gate/gate.json").write_text('{"passed": true}')
     small_student.save_pretrained(folder / "artifacts/base")
 
 
-INPUTS = {"rows": "synthesize", "features": "features", "validation": "validate", "gate": "gate", "base": "base"}
+INPUTS = {
+    "rows": "synthesize",
+    "features": "features",
+    "validation": "validate",
+    "gate": "gate",
+    "base": "base",
+}
 INPUTS = {name: Path("artifacts", folder) for name, folder in INPUTS.items()}
 
 
@@ -102,7 +110,9 @@ def test_a_training_shows_a_bar_with_loss_and_reward_and_no_line_a_step(project)
 
 @pytest.mark.parametrize("method", ["kd", "opd", "dpo"])
 def test_methods_that_params_names_can_be_trained(project, method):
-    with pytest.raises(ValueError, match=rf"no method '{method}' in align.methods, \['sft', 'rba'\]: add it there"):
+    with pytest.raises(
+        ValueError, match=rf"no method '{method}' in align.methods, \['sft', 'rba'\]: add it there"
+    ):
         run(method, "out")
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["align"] |= {"methods": [method]}
@@ -122,7 +132,10 @@ def test_rba_killed_in_reinforcement_reaches_the_weights_of_an_uninterrupted_run
     whole, resumed = (load_file(project / out / "adapter_model.safetensors") for out in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    steps = [(r["phase"], r["step"]) for r in map(json.loads, (project / "resumed/log.jsonl").read_text().splitlines())]
+    steps = [
+        (r["phase"], r["step"])
+        for r in map(json.loads, (project / "resumed/log.jsonl").read_text().splitlines())
+    ]
     assert steps == [("sft", 1), ("rba", 1), ("rba", 2)]
 
 
@@ -131,7 +144,7 @@ def test_what_a_changed_reward_left_unfinished_is_not_gone_on_from(project, tmp_
     shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "dvc.yaml", tree)
     kill_in_reinforcement(project, start(project, "rba", "out", tree / "src"))
-    rewards = tree / "src/speech_rba/training/rewards.py"
+    rewards = tree / "src/speech_rba/alignment/rewards.py"
     before = "return sacrebleu.sentence_chrf(response, [reference]).score / 100"
     assert before in rewards.read_text()
     rewards.write_text(rewards.read_text().replace(before, "return -float(len(response))"))
@@ -169,7 +182,9 @@ def test_alignment_goes_on_from_an_adapter(project):
     run("sft", "first")
     digest = hashlib.sha256((project / "first/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
     change(project, start_from="first", sft={"max_steps": 0})
-    with pytest.raises(UserError, match=rf"align.start_from: .* named with its content: write first#{digest}"):
+    with pytest.raises(
+        UserError, match=rf"align.start_from: .* named with its content: write first#{digest}"
+    ):
         load_params()
     change(project, start_from=f"first#{digest}")
     run("sft", "second")
@@ -180,14 +195,22 @@ def test_alignment_goes_on_from_an_adapter(project):
 def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(project):
     run("sft", "first")
     digest = hashlib.sha256((project / "first/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
-    for name, value, found in (("lora_r", 4, 2), ("lora_alpha", 64, 32), ("lora_target_modules", ["q_proj"], "")):
+    for name, value, found in (
+        ("lora_r", 4, 2),
+        ("lora_alpha", 64, 32),
+        ("lora_target_modules", ["q_proj"], ""),
+    ):
         change(project, start_from=f"first#{digest}", **{name: value})
         with pytest.raises(UserError, match=rf"first does not fit align.{name}: it has \w+ {found}"):
             run("sft", "second")
         change(project, **{name: load_params(ROOT / "params.yaml").align.model_dump()[name], "lora_r": 2})
     config = json.loads((project / "first/adapter_config.json").read_text())
-    (project / "first/adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/other"}))
-    with pytest.raises(UserError, match=r"first does not fit assets.* it has base_model_name_or_path org/other"):
+    (project / "first/adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "org/other"})
+    )
+    with pytest.raises(
+        UserError, match=r"first does not fit assets.* it has base_model_name_or_path org/other"
+    ):
         run("sft", "second")
     change(project, start_from="first#0123456789abcdef")
     with pytest.raises(UserError, match=rf"first as it was with 0123456789abcdef; it now holds {digest}"):
@@ -196,19 +219,23 @@ def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(project):
     with pytest.raises(UserError, match="nowhere, holds no adapter"):
         run("sft", "second")
     change(project, start_from="nowhere")
-    with pytest.raises(UserError, match=r"write FOLDER#HASH, HASH being the first 16 hex digits of the sha256"):
+    with pytest.raises(
+        UserError, match=r"write FOLDER#HASH, HASH being the first 16 hex digits of the sha256"
+    ):
         load_params()
 
 
 def test_layers_that_the_language_model_lacks_are_named(project):
     change(project, lora_target_modules=["q_proj", "query"])
-    with pytest.raises(UserError, match=r"names query, which .* does not have: choose from down_proj, gate_proj, k_pr"):
+    with pytest.raises(
+        UserError, match=r"names query, which .* does not have: choose from down_proj, gate_proj, k_pr"
+    ):
         run("sft", "out")
 
 
 def test_reinforcement_needs_the_clips_of_one_step(project):
     change(project, per_device_train_batch_size=7)
-    with pytest.raises(UserError, match="a step of rba takes 7 clips, and 6 were heard in doubt"):
+    with pytest.raises(UserError, match="a step of rba takes 7 clips, and 6 were heard in asr_uncertainty"):
         run("rba", "out")
 
 

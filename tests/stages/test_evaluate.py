@@ -8,11 +8,11 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
+from speech_rba.config import Params
 from speech_rba.errors import UserError
-from speech_rba.model.bridge import hard_tokens
-from speech_rba.model.heard import save_heard
+from speech_rba.model.bridge import one_hot_tokens
+from speech_rba.model.hypotheses import save_hypotheses
 from speech_rba.model.student import Student
-from speech_rba.params import Params
 from speech_rba.records import (
     Answer,
     Clip,
@@ -40,7 +40,7 @@ def params() -> Params:
     return Params.model_validate(values)
 
 
-def write_inputs(folder: Path, student, heard, questions) -> None:
+def write_inputs(folder: Path, student, hypotheses, questions) -> None:
     """A row of each held-out split, each in a clean and a noisy clip that were heard alike; a suite without clips."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
     rows, clips, features = [], [], []
@@ -58,24 +58,26 @@ def write_inputs(folder: Path, student, heard, questions) -> None:
                           heldout_condition=False, spoken="x", seed=0,
                               duration_s=2, sha256=""))  # fmt: skip
             features.append(Feature(clip_id=clip_id, duration_s=2, rms_db=-20, peak=0.5, clipped_share=0,
-                                    silence_share=0, words_per_s=3, heard=question, student_heard="Why?", wer=0,
+                                    silence_share=0, words_per_s=3, judge_hypothesis=question, student_hypothesis="Why?", wer=0,
                                     mean_logprob=0))  # fmt: skip
     for name in ("synthesize", "features", "suites/quiz", "suite_features/quiz", "validate", "align"):
         (folder / name).mkdir(parents=True)
     write_jsonl(folder / "synthesize/rows.jsonl", rows)
     write_jsonl(folder / "suites/quiz/questions.jsonl", [])
     write_jsonl(folder / "suite_features/quiz/table.jsonl", [])
-    save_heard(folder / "suite_features/quiz/heard.safetensors", heard[:1])
+    save_hypotheses(folder / "suite_features/quiz/hypotheses.safetensors", hypotheses[:1])
     write_jsonl(folder / "validate/accepted_suites.jsonl", [])
     write_jsonl(folder / "features/table.jsonl", features)
     write_jsonl(folder / "validate/accepted.jsonl", clips)
-    save_heard(folder / "features/heard.safetensors", [h for h in heard[:4] for _ in range(2)])
+    save_hypotheses(folder / "features/hypotheses.safetensors", [h for h in hypotheses[:4] for _ in range(2)])
     student.save_pretrained(folder / "base")
 
 
 def write_adapter(folder: Path, std: float) -> None:
     """An adapter of the student that changes nothing where `std` is 0."""
-    model = get_peft_model(Student.from_pretrained(folder / "base"), LoraConfig(r=2, target_modules=["q_proj"]))
+    model = get_peft_model(
+        Student.from_pretrained(folder / "base"), LoraConfig(r=2, target_modules=["q_proj"])
+    )
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=std)
@@ -83,14 +85,21 @@ def write_adapter(folder: Path, std: float) -> None:
     (folder / "align/sft/log.jsonl").write_text("")
 
 
-def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params, student, heard, questions):
+def test_every_clip_gets_an_answer_of_every_system(
+    tmp_path, monkeypatch, params, student, hypotheses, questions
+):
     monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path, student, heard, questions)
+    write_inputs(tmp_path, student, hypotheses, questions)
     write_adapter(tmp_path, std=0.0)
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
     found = [(a.row_id, a.clip_id, a.split) for a in answers if a.system == "text"]
-    assert found == [("r0", "", "test"), ("r1", "", "test"), ("r2", "", "validation"), ("r3", "", "validation")]
+    assert found == [
+        ("r0", "", "test"),
+        ("r1", "", "test"),
+        ("r2", "", "validation"),
+        ("r3", "", "validation"),
+    ]
     answers = [a for a in answers if a.split == "test"]
     by_system = {s: [a for a in answers if a.system == s] for s in ("text", "cascade", "base", "sft")}
     reads = by_system["sft"][4:]  # a method reads the texts too
@@ -99,7 +108,12 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     assert [a.response for a in reads] == [a.response for a in by_system["text"]]
     assert by_system["sft"][0].hypothesis == "Why?" and by_system["sft"][0].prompt == questions[0]
     for system in ("cascade", "base", "sft"):
-        assert [a.clip_id for a in by_system[system]] == ["r0-clean", "r0-telephone", "r1-clean", "r1-telephone"]
+        assert [a.clip_id for a in by_system[system]] == [
+            "r0-clean",
+            "r0-telephone",
+            "r1-clean",
+            "r1-telephone",
+        ]
         clean, telephone, other, _ = by_system[system]
         assert (clean.response, clean.metrics) == (telephone.response, telephone.metrics)
         assert clean.response and clean.response != other.response
@@ -109,24 +123,25 @@ def test_every_clip_gets_an_answer_of_every_system(tmp_path, monkeypatch, params
     scores = json.loads(Path("out/scores.json").read_text())
     assert scores["systems"] == ["text", "cascade", "base", "sft"]
     assert [a.metrics["teacher_pmi"] for a in by_system["cascade"][::2]] == [
-        next(b.metrics["teacher_pmi"] for b in answers if b.system == "text" and b.row_id == r) for r in ("r0", "r1")
+        next(b.metrics["teacher_pmi"] for b in answers if b.system == "text" and b.row_id == r)
+        for r in ("r0", "r1")
     ]
-    rates = {(w["condition"], w["ears"]): w["value"] for w in scores["wer"]}
+    rates = {(w["condition"], w["asr_adapter"]): w["value"] for w in scores["wer"]}
     assert rates["clean", "Whisper"] == 0 and rates["clean", "student"] == 1
     speeds = {cost["system"]: cost["tokens_per_s"] for cost in scores["cost"]}
     assert speeds.pop("cascade") is None  # it read nothing that the text system had not read
     assert all(speed > 0 for speed in speeds.values())
-    assert scores["alarms"] == {"sft": []}  # nothing was reinforced
+    assert scores["reward_hacking"] == {"sft": []}  # nothing was reinforced
     chosen_by = {(row["system"], row["condition"]): row["n"] for row in scores["validation"]}
     assert chosen_by["sft", "all"] == chosen_by["base", "all"] == 4 and chosen_by["text", "text"] == 2
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_without_a_held_out_clip_nothing_is_answered(
-    tmp_path, monkeypatch, params, student, heard, questions, split
+    tmp_path, monkeypatch, params, student, hypotheses, questions, split
 ):
     monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path, student, heard, questions)
+    write_inputs(tmp_path, student, hypotheses, questions)
     others = [c for c in read_jsonl(Path("validate/accepted.jsonl"), Clip) if c.split != split]
     write_jsonl(Path("validate/accepted.jsonl"), others)
     monkeypatch.setattr(evaluate, "answer_all", None)
@@ -135,16 +150,20 @@ def test_without_a_held_out_clip_nothing_is_answered(
 
 
 def test_what_was_heard_without_doubt_a_method_answers_as_base(
-    tmp_path, monkeypatch, params, small_student, heard, questions
+    tmp_path, monkeypatch, params, small_student, hypotheses, questions
 ):
     monkeypatch.chdir(tmp_path)
-    small_student.config.adapter_min_doubt = 0.1  # and with one alternative a position it never doubts
-    write_inputs(tmp_path, small_student, heard, questions)
-    small_student.config.adapter_min_doubt = 0.0
+    small_student.config.adapter_min_asr_uncertainty = (
+        0.1  # and with one alternative a position it never is_uncertain
+    )
+    write_inputs(tmp_path, small_student, hypotheses, questions)
+    small_student.config.adapter_min_asr_uncertainty = 0.0
     write_adapter(tmp_path, std=0.5)
     evaluate.run(params, *map(Path, NAMES))
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
-    base, sft = ([(a.clip_id, a.response, a.metrics) for a in answers if a.system == s] for s in ("base", "sft"))
+    base, sft = (
+        [(a.clip_id, a.response, a.metrics) for a in answers if a.system == s] for s in ("base", "sft")
+    )
     assert base == sft[:8] and len(sft) == 8 + 4
 
 
@@ -153,18 +172,25 @@ def test_the_same_prompt_in_another_row_is_answered_anew(student):
         def __init__(self, row_id):
             self.suite, self.row_id = "alignment", row_id
 
-    one, two = hard_tokens([1, 2], 4), hard_tokens([1, 3], 4)
+    one, two = one_hot_tokens([1, 2], 4), one_hot_tokens([1, 3], 4)
     items = [Item("a"), Item("a"), Item("a"), Item("b")]
     keys = [
-        evaluate.key_of(student, *pair) for pair in zip(items, [one, two, hard_tokens([1, 2], 4), one], strict=True)
+        evaluate.key_of(student, *pair)
+        for pair in zip(items, [one, two, one_hot_tokens([1, 2], 4), one], strict=True)
     ]
     assert [keys.index(key) for key in keys] == [0, 1, 0, 3]
 
 
 def test_relevance_is_one_over_the_rank_of_the_question_that_was_asked():
-    vectors = {"Why?": [1.0, 0.0], "Where?": [0.0, 1.0], "When?": [0.7, 0.7], "Here.": [0.1, 0.9], "Now.": [0.8, 0.6]}
+    vectors = {
+        "Why?": [1.0, 0.0],
+        "Where?": [0.0, 1.0],
+        "When?": [0.7, 0.7],
+        "Here.": [0.1, 0.9],
+        "Now.": [0.8, 0.6],
+    }
     embed = lambda texts: torch.tensor([vectors[t] for t in texts])  # noqa: E731
-    fields = dict.fromkeys(("clip_id", "system", "condition", "voice", "heard"), "x")
+    fields = dict.fromkeys(("clip_id", "system", "condition", "voice", "judge_hypothesis"), "x")
     said = [
         ("alignment", "b", "Here."),
         ("alignment", "a", "Here."),
@@ -175,9 +201,9 @@ def test_relevance_is_one_over_the_rank_of_the_question_that_was_asked():
         Answer(suite=s, row_id=r, response=t, heldout_voice=False, snr_db=None, metrics={}, **fields)
         for s, r, t in said
     ]
-    evaluate.add_relevance(embed, {"a": "Why?", "b": "Where?", "c": "When?"}, answers)
+    evaluate.add_prompt_retrieval(embed, {"a": "Why?", "b": "Where?", "c": "When?"}, answers)
     # "Here." is nearest to "Where?" (0.9), then "When?" (0.7), then "Why?" (0.1); "Now." to "When?" (0.98)
-    assert [a.metrics.get("relevance") for a in answers] == [1, pytest.approx(1 / 3), 1, None]
+    assert [a.metrics.get("prompt_retrieval_mrr") for a in answers] == [1, pytest.approx(1 / 3), 1, None]
 
 
 def test_of_several_instructions_all_are_to_be_followed():

@@ -4,14 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from speech_rba.params import Gate, load_params
+from speech_rba.config import Gate, load_params
 from speech_rba.records import Clip, write_jsonl
 from speech_rba.stages import gate
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
     update={"gate": Gate(max_quarantine_share=0.25, min_train_clips=2)}
 )
-SAID = {"suite": "alignment", "transcript": "a", "voice": "v", "engine": "e", "heldout_voice": False, "sha256": "0"}
+SAID = {
+    "suite": "alignment",
+    "transcript": "a",
+    "voice": "v",
+    "engine": "e",
+    "heldout_voice": False,
+    "sha256": "0",
+}
 SETTINGS = {
     "rate": 1.0,
     "pitch_semitones": 0.0,
@@ -34,11 +41,29 @@ def write(
         for n, split in enumerate(splits)
     ]
     write_jsonl(folder / "accepted.jsonl", clips)
-    critical = {"name": "one_split", "critical": True, "passed": passed, "observed": "7 clips", "expected": "none"}
-    by_clip = {"name": "silent", "critical": False, "passed": False, "observed": "1 clips", "expected": "loud"}
-    counts = {"num_clips": len(clips) + quarantined, "num_accepted": len(clips), "num_quarantined": quarantined}
+    critical = {
+        "name": "one_split",
+        "critical": True,
+        "passed": passed,
+        "observed": "7 clips",
+        "expected": "none",
+    }
+    by_clip = {
+        "name": "silent",
+        "critical": False,
+        "passed": False,
+        "observed": "1 clips",
+        "expected": "loud",
+    }
+    counts = {
+        "num_clips": len(clips) + quarantined,
+        "num_accepted": len(clips),
+        "num_quarantined": quarantined,
+    }
     report = counts | {"reasons": {"silent": quarantined}, "checks": [critical, by_clip]} | changes
-    report["suites"] = {"quiz": {**report, "checks": [critical | {"passed": suite_passed}, by_clip], "refused": {}}}
+    report["suites"] = {
+        "quiz": {**report, "checks": [critical | {"passed": suite_passed}, by_clip], "refused": {}}
+    }
     (folder / "report.json").write_text(json.dumps(report))
     return folder
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speech_rba import tracking
+from speech_rba.config import load_params
 from speech_rba.errors import UserError
-from speech_rba.params import load_params
 from speech_rba.records import Answer, Clip, read_jsonl, write_jsonl
+from speech_rba.registry import tracking
 from speech_rba.stages import register
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +66,16 @@ def pipeline(tmp_path, monkeypatch, fresh_store):
     with sqlite3.connect(fresh_store) as source, sqlite3.connect("mlruns/mlflow.db") as target:
         source.backup(target)
     write_clips(Path("voice"), Path("validation/accepted.jsonl"))
-    check = {"name": "num_train_clips", "critical": True, "passed": True, "observed": 400, "expected": ">= 300"}
-    Path("gate/gate.json").write_text(json.dumps({"passed": True, "checks": [check], "data_sha256": "d" * 64}))
+    check = {
+        "name": "num_train_clips",
+        "critical": True,
+        "passed": True,
+        "observed": 400,
+        "expected": ">= 300",
+    }
+    Path("gate/gate.json").write_text(
+        json.dumps({"passed": True, "checks": [check], "data_sha256": "d" * 64})
+    )
     Path("base/model.safetensors").write_text("base")
     Path("report/index.html").write_text("<p>report")
     for method in ("sft", "rba"):
@@ -75,7 +83,9 @@ def pipeline(tmp_path, monkeypatch, fresh_store):
         (folder / "adapter_model.safetensors").write_text(method)
         (folder / "adapter_config.json").write_text("{}")
         (folder / "training.json").write_text(json.dumps({"method": method, "minutes": 1.5}))
-        (folder / "log.jsonl").write_text(json.dumps({"step": 1, "phase": "sft", "minutes": 0.5, "loss": 2.0}) + "\n")
+        (folder / "log.jsonl").write_text(
+            json.dumps({"step": 1, "phase": "sft", "minutes": 0.5, "loss": 2.0}) + "\n"
+        )
     write_scores({"sft": 0.3, "rba": 0.4}, validation={"sft": 0.35, "rba": 0.45})
     write_answers({"base": "one", "sft": "one", "rba": "one"}, {"base": "one", "sft": "one", "rba": "other"})
     return {"params": params, "out": Path("registered")} | {name: Path(name) for name in FOLDERS}
@@ -104,15 +114,21 @@ def write_scores(test, validation):
     chosen_by = [row | {"system": system, "value": value} for system, value in validation.items()]
     scores = {"systems": ["text", *test], "scores": rows, "validation": chosen_by}
     scores |= {"recovery": [], "cost": [], "wer": []}
-    alarm = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
-    scores["alarms"] = {method: [alarm] for method in test | validation}
+    alarm = {
+        "name": "length_drift",
+        "critical": True,
+        "passed": False,
+        "observed": 3.5,
+        "expected": "at most 1.5",
+    }
+    scores["reward_hacking"] = {method: [alarm] for method in test | validation}
     Path("evaluation/scores.json").write_text(json.dumps(scores))
 
 
 def write_answers(*responses):
     """Of each system to the second test clip, and to the third; of the methods to the text, and in validation."""
     fields = {"suite": "alignment", "row_id": "r", "condition": "clean", "voice": "v", "heldout_voice": False}
-    fields |= {"snr_db": None, "heard": "hi", "metrics": {}}
+    fields |= {"snr_db": None, "judge_hypothesis": "hi", "metrics": {}}
     answers = [
         Answer(**fields, clip_id=str(number), system=system, response=response)
         for number, said in enumerate(responses, 2)
@@ -123,7 +139,9 @@ def write_answers(*responses):
         answers.append(Answer(**fields, clip_id="7", system=method, response="validated", split="validation"))
     answers.append(Answer(**fields, clip_id="7", system="base", response="one", split="validation"))
     other = fields | {"suite": "qa"}  # its clips may have the same ids
-    answers += [Answer(**other, clip_id="2", system=system, response=system) for system in ("base", "sft", "rba")]
+    answers += [
+        Answer(**other, clip_id="2", system=system, response=system) for system in ("base", "sft", "rba")
+    ]
     write_jsonl(Path("evaluation/answers.jsonl"), answers)
 
 
@@ -139,9 +157,12 @@ def test_the_best_method_becomes_a_candidate_that_any_user_can_load(pipeline):
     assert written["adapter_sha256"] == "999194618eee5af7053722c3126f412a5a43791953b8afd07617c4d349722b25"
     version = tracking.mlflow.MlflowClient().get_model_version_by_alias("speech-rba-candidates", "candidate")
     assert version.tags["data_sha256"] == "d" * 64
-    assert version.tags["alarms"] == "length_drift"
+    assert version.tags["reward_hacking"] == "length_drift"
     assert (version.tags["validation_score"], version.tags["test_score"]) == ("0.45", "0.4")
-    assert "Method **rba**, chosen by alignment/all/token_f1 on validation: 0.45, on test 0.4" in version.description
+    assert (
+        "Method **rba**, chosen by alignment/all/token_f1 on validation: 0.45, on test 0.4"
+        in version.description
+    )
     assert "| length_drift | True | False | 3.5 | at most 1.5 |" in version.description
     assert "| alignment token_f1 | 0.500 | 0.300 | 0.400 |" in version.description
     assert "| num_train_clips | True | True | 400 | >= 300 |" in version.description
@@ -232,8 +253,12 @@ def test_too_few_clips_to_check_with(pipeline):
 
 
 def test_the_clips_to_check_with_are_those_whose_answer_the_adapter_changes(pipeline):
-    accepted, answers = Path("validation/accepted.jsonl"), read_jsonl(Path("evaluation/answers.jsonl"), Answer)
+    accepted, answers = (
+        Path("validation/accepted.jsonl"),
+        read_jsonl(Path("evaluation/answers.jsonl"), Answer),
+    )
     ids = {
-        m: [c.id for c in register.check_clips(accepted, 2, register.changed_clips(answers, m))] for m in ("sft", "rba")
+        m: [c.id for c in register.check_clips(accepted, 2, register.changed_clips(answers, m))]
+        for m in ("sft", "rba")
     }
     assert ids == {"sft": ["1", "2"], "rba": ["3", "1"]}

@@ -10,20 +10,35 @@ import pytest
 import soundfile
 from browser import CHROMIUM
 
+from speech_rba.config import Params, load_params
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap, recovery
-from speech_rba.evaluation.page import headline, pick_examples, sign, word_diff
-from speech_rba.params import Params, load_params
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, write_jsonl
+from speech_rba.report.page import headline, pick_examples, sign, word_diff
 from speech_rba.stages.report import run
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
-PARAMS = PARAMS.model_copy(update={"evaluate": PARAMS.evaluate.model_copy(update={"suites": {"spoken_qa": "quiz"}})})
+PARAMS = PARAMS.model_copy(
+    update={"evaluate": PARAMS.evaluate.model_copy(update={"suites": {"spoken_qa": "quiz"}})}
+)
 SYSTEMS = {"text": 0.36, "cascade": 0.22, "base": 0.20, "sft": 0.24, "rba": 0.30}  # chance of a right answer
 CONDITIONS = ["clean", "white_noise", "babble", "room", "telephone"]
 SHARES = ["prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"]
-VOICES = ["hibari", "espeak-en-us", "espeak-en-us+f3", "espeak-en-gb", "espeak-en-029+m3", "espeak-en-gb-scotland"]
+VOICES = [
+    "hibari",
+    "espeak-en-us",
+    "espeak-en-us+f3",
+    "espeak-en-gb",
+    "espeak-en-029+m3",
+    "espeak-en-gb-scotland",
+]
 CHECKS = [
-    {"name": "quarantine_share", "critical": True, "passed": True, "observed": 0.04, "expected": "at most 0.1"},
+    {
+        "name": "quarantine_share",
+        "critical": True,
+        "passed": True,
+        "observed": 0.04,
+        "expected": "at most 0.1",
+    },
     {"name": "leaked <rows>", "critical": False, "passed": False, "observed": 2, "expected": 0},
 ]
 ASKED = "What is the capital of France & who built <b>the tower</b> there?"
@@ -62,18 +77,28 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
             skill -= 0.08 * (spoken and clip.condition != "clean")
             metrics = {"accuracy": float(noise.random() < skill), "unparsed": 0.25}
             if clip.suite == "alignment":
-                metrics = {"agreement": skill + noise.normal(0.2, 0.1), "token_f1": skill, "reference_logp": skill - 2}
+                metrics = {
+                    "teacher_similarity": skill + noise.normal(0.2, 0.1),
+                    "token_f1": skill,
+                    "teacher_logp": skill - 2,
+                }
             yield Answer(
                 suite=clip.suite, row_id=clip.row_id, clip_id=clip.id if spoken else "", system=system,
                 condition=clip.condition if spoken else "text", voice=clip.voice if spoken else "",
                 heldout_voice=spoken and clip.heldout_voice, snr_db=clip.strength.get("snr_db") if spoken else None,
-                heard="what is the capital" if spoken else "", metrics=metrics,
+                judge_hypothesis="what is the capital" if spoken else "", metrics=metrics,
                 response=f"The capital of France is Paris, says {system} <script>alert(1)</script>. "
                 "It is on the river Seine, and the tower was built by the company of Gustave Eiffel.",
             )  # fmt: skip
 
 
-ALARM = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
+REWARD_HACKING = {
+    "name": "length_drift",
+    "critical": True,
+    "passed": False,
+    "observed": 3.5,
+    "expected": "at most 1.5",
+}
 
 
 def estimate(found: tuple[float, float, float]) -> dict[str, float]:
@@ -83,7 +108,7 @@ def estimate(found: tuple[float, float, float]) -> dict[str, float]:
 def make_scores(answers: list[Answer]) -> dict:
     scores, paired, recovered = [], [], []
     for suite, metrics in {
-        "alignment": ["token_f1", "agreement", "reference_logp"],
+        "alignment": ["token_f1", "teacher_similarity", "teacher_logp"],
         "spoken_qa": ["accuracy", "unparsed"],
     }.items():
         for metric in metrics:
@@ -113,13 +138,13 @@ def make_scores(answers: list[Answer]) -> dict:
                     found = recovery(values[system], values["cascade"], texts[: len(values[system])], 50, 0)
                     if found:
                         recovered.append(of | {"system": system, "n": len(values[system])} | estimate(found))
-    wer = [{"suite": s, "condition": c, "ears": e, "value": 0.1, "n": 9} for s in ("alignment", "spoken_qa")
+    wer = [{"suite": s, "condition": c, "asr_adapter": e, "value": 0.1, "n": 9} for s in ("alignment", "spoken_qa")
            for c in CONDITIONS for e in ("Whisper", "student")]  # fmt: skip
     cost = [{"system": system, "tokens_per_s": 280.0, "real_time_factor": 0.4} for system in SYSTEMS]
     return {
         "systems": list(SYSTEMS), "scores": scores, "paired": paired, "recovery": recovered, "cost": cost, "wer": wer,
-        "validation": scores, "minutes": 4.2, "alarms": {"sft": [], "rba": [ALARM]},
-        "translated": [{"suite": "letters", "condition": "hard", "system": "sft", "n": 50, "bleu": 0.123,
+        "validation": scores, "minutes": 4.2, "reward_hacking": {"sft": [], "rba": [REWARD_HACKING]},
+        "translated": [{"suite": "letters", "condition": "degraded", "system": "sft", "n": 50, "bleu": 0.123,
                         "chrf": 0.456}],
         "followed": [{"suite": "orders", "condition": "text", "system": "text", "n": 9, "forgetting": None}
                      | dict.fromkeys(SHARES, 0.0),
@@ -132,16 +157,29 @@ def make_log(method: str) -> list[dict]:
     log = [{"step": i, "phase": "sft", "minutes": i / 10, "loss": 3 - i / 10} for i in range(1, 13)]
     if method == "rba":
         names = ["reward", "reward_std", "kl", "frac_reward_zero_std", "completions/mean_length"]
-        names += ["completions/clipped_ratio", "rewards/teacher_pmi/mean", "rewards/agreement/mean"]
+        names += ["completions/clipped_ratio", "rewards/teacher_pmi/mean", "rewards/teacher_similarity/mean"]
         names += ["rewards/length/mean", "rewards/repetition/mean", "loss"]
-        log += [{"step": i, "phase": "rba", "minutes": i / 5} | dict.fromkeys(names, i / 20) for i in range(13, 33)]
+        log += [
+            {"step": i, "phase": "rba", "minutes": i / 5} | dict.fromkeys(names, i / 20)
+            for i in range(13, 33)
+        ]
     return log
 
 
 def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
     """Well-formed outputs of every stage before the report; the keys are the arguments of its run."""
     noise = np.random.default_rng(0)
-    names = ["synthesize", "voice", "features", "suites", "suite_features", "validate", "gate", "align", "evaluate"]
+    names = [
+        "synthesize",
+        "voice",
+        "features",
+        "suites",
+        "suite_features",
+        "validate",
+        "gate",
+        "align",
+        "evaluate",
+    ]
     stages = {name: top / name for name in names}
     for method in ("sft", "rba"):
         (stages["align"] / method).mkdir(parents=True)
@@ -158,7 +196,7 @@ def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:
     features = [
         Feature(
             clip_id=clip.id, duration_s=1.0, rms_db=-20.0, peak=0.5, clipped_share=0.0, silence_share=0.1,
-            words_per_s=2.0, heard="What is the capitol of France", student_heard="What is the capital",
+            words_per_s=2.0, judge_hypothesis="What is the capitol of France", student_hypothesis="What is the capital",
             wer=0.25, mean_logprob=-0.3,
         )
         for clip in clips
@@ -218,9 +256,13 @@ def test_page_is_one_file_with_every_text_escaped(artifacts):
     assert not re.search(r"url\((?!#)|@import|<script", page)
     assert "&lt;script&gt;alert(1)" in page
     assert "leaked &lt;rows&gt;" in page
-    assert page.count("<audio") == 20  # 20 clips were evaluated, and params.report.num_examples asks for as many
+    assert (
+        page.count("<audio") == 20
+    )  # 20 clips were evaluated, and params.report.num_examples asks for as many
     assert page.count("1,200") == 1
-    assert page.count("<small>25.0 % of choices unparsed</small>") == 1 + 4 * 6  # text, and 4 systems in 6 columns
+    assert (
+        page.count("<small>25.0 % of choices unparsed</small>") == 1 + 4 * 6
+    )  # text, and 4 systems in 6 columns
     assert "<td>12.3</td><td>45.6</td><td>50</td>" in page
     assert "<td>32.1</td><td>67.8</td><td>9</td>" in page and "text follows none" in page
 
@@ -241,7 +283,9 @@ def test_page_opens_in_a_browser(artifacts, tmp_path):
     })</script>"""
     (tmp_path / "page.html").write_text(page.replace("</body>", script + "</body>"))
     flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-    flags += " --no-first-run --enable-logging=stderr --window-size=420,900 --virtual-time-budget=5000 --dump-dom"
+    flags += (
+        " --no-first-run --enable-logging=stderr --window-size=420,900 --virtual-time-budget=5000 --dump-dom"
+    )
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     command = [CHROMIUM, *flags.split(), profile, f"file://{tmp_path / 'page.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -255,7 +299,9 @@ def with_methods(methods: list[str]) -> Params:
 
 
 def test_methods_that_were_not_scored_are_refused(artifacts, tmp_path):
-    with pytest.raises(ValueError, match=r"\['sft', 'kd', 'rba'\], but .* scored \['sft', 'rba'\]; run evaluate again"):
+    with pytest.raises(
+        ValueError, match=r"\['sft', 'kd', 'rba'\], but .* scored \['sft', 'rba'\]; run evaluate again"
+    ):
         run(with_methods(["sft", "kd", "rba"]), **artifacts | {"out": tmp_path / "report"})
     assert not (tmp_path / "report").exists()
 
@@ -264,21 +310,31 @@ def test_page_without_rba(artifacts, tmp_path):
     shutil.copytree(artifacts["evaluation"], tmp_path / "evaluate")
     scores = json.loads((tmp_path / "evaluate/scores.json").read_text())
     scores["systems"].remove("rba")
-    del scores["alarms"]["rba"]
+    del scores["reward_hacking"]["rba"]
     for key in ("scores", "recovery", "cost"):
         scores[key] = [score for score in scores[key] if score["system"] != "rba"]
     scores["paired"] = [score for score in scores["paired"] if "rba" not in (score["a"], score["b"])]
     (tmp_path / "evaluate/scores.json").write_text(json.dumps(scores))
     lines = (tmp_path / "evaluate/answers.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "evaluate/answers.jsonl").write_text("".join(line for line in lines if '"system":"rba"' not in line))
-    run(with_methods(["sft"]), **artifacts | {"evaluation": tmp_path / "evaluate", "out": tmp_path / "report"})
+    (tmp_path / "evaluate/answers.jsonl").write_text(
+        "".join(line for line in lines if '"system":"rba"' not in line)
+    )
+    run(
+        with_methods(["sft"]), **artifacts | {"evaluation": tmp_path / "evaluate", "out": tmp_path / "report"}
+    )
     page = (tmp_path / "report/index.html").read_text()
     assert "Loss on the teacher" in page
     assert "Policy loss" not in page
 
 
 def test_headline_says_what_the_intervals_say():
-    item = {"suite": "spoken_qa", "metric": "accuracy", "hard": True, "best": "rba", "over_base": {"difference": -0.01}}
+    item = {
+        "suite": "spoken_qa",
+        "metric": "accuracy",
+        "degraded": True,
+        "best": "rba",
+        "over_base": {"difference": -0.01},
+    }
     signs = [sign(0.01, 0.1), sign(0, 0.1)]
     verdicts = [item | {"against": {"difference": 0.062, "sign": found}, "num_rows": 20} for found in signs]
     assert headline(verdicts) == (
@@ -294,23 +350,38 @@ def test_examples_vary_and_begin_with_the_hard_conditions():
     def answer(number: int, condition: str, voice: str) -> Answer:
         return Answer(
             suite="s", row_id=str(number), clip_id=f"{number}", system="base", condition=condition, voice=voice,
-            heldout_voice=False, snr_db=None, heard="", response="", metrics={},
+            heldout_voice=False, snr_db=None, judge_hypothesis="", response="", metrics={},
         )  # fmt: skip
 
-    answers = [answer(0, "clean", "x"), answer(1, "clean", "y"), answer(2, "babble", "x"), answer(3, "babble", "x")]
+    answers = [
+        answer(0, "clean", "x"),
+        answer(1, "clean", "y"),
+        answer(2, "babble", "x"),
+        answer(3, "babble", "x"),
+    ]
     answers.append(answer(4, "babble", "y"))
-    assert pick_examples(answers, 2) == ["2", "1"]  # one of each condition, in another voice, the hard one first
+    assert pick_examples(answers, 2) == [
+        "2",
+        "1",
+    ]  # one of each condition, in another voice, the hard one first
     assert pick_examples(answers, 4) == ["2", "4", "1", "0"]
     assert len(pick_examples(answers, 9)) == 5
 
 
 def test_word_diff_marks_what_was_misheard():
-    said, heard = word_diff("Who built the Tower?", "who built a tower")
+    said, hypotheses = word_diff("Who built the Tower?", "who built a tower")
     assert said == [("Who", True), ("built", True), ("the", False), ("Tower?", True)]
-    assert heard == [("who", True), ("built", True), ("a", False), ("tower", True)]
+    assert hypotheses == [("who", True), ("built", True), ("a", False), ("tower", True)]
 
 
 def test_too_few_texts_give_no_verdict():
     pair = {"difference": 0.3, "sign": "better"}
-    item = {"suite": "alignment", "metric": "token_f1", "hard": True, "best": "rba", "against": pair, "num_rows": 19}
+    item = {
+        "suite": "alignment",
+        "metric": "token_f1",
+        "degraded": True,
+        "best": "rba",
+        "against": pair,
+        "num_rows": 19,
+    }
     assert headline([item]) == "Only 19 held-out texts were answered: too few to tell the systems apart."

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from speech_rba import stages
-from speech_rba.params import Params, load_params
+from speech_rba.config import Params, load_params
 from speech_rba.stages import publish, workdir
 
 ROOT = Path(__file__).parents[2]
-RESUMABLE = ["synthesize", "voice", "suite", "features", "ears", "acoustics", "align", "register"]
+RESUMABLE = ["synthesize", "voice", "suite", "features", "asr_adapter", "attributes", "align", "register"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def test_every_stage_that_keeps_unfinished_work_is_tested_here():
 
 
 @pytest.mark.parametrize("stage", RESUMABLE)
-def test_changed_code_parameters_inputs_or_packages_find_no_work_of_before(stage, params, tree, tmp_path, monkeypatch):
+def test_changed_code_parameters_inputs_or_packages_find_no_work_of_before(
+    stage, params, tree, tmp_path, monkeypatch
+):
     source = tmp_path / "input/file"
     source.parent.mkdir()
     source.write_text("a")
@@ -47,7 +49,9 @@ def test_changed_code_parameters_inputs_or_packages_find_no_work_of_before(stage
     assert workdir(stage, params, source.parent, "word") == known
     for path in (path for path in stages.declaration(stage)["deps"] if path.startswith("src/")):
         file = tree / path
-        file = file if file.is_file() else next(f for f in sorted(file.rglob("*.py")) if f.name != "__init__.py")
+        file = (
+            file if file.is_file() else next(f for f in sorted(file.rglob("*.py")) if f.name != "__init__.py")
+        )
         before = file.read_text()
         file.write_text(before + "# changed")
         assert workdir(stage, params, source.parent, "word") != known, path

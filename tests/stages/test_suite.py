@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from speech_rba.config import Params, load_params
 from speech_rba.errors import UserError
-from speech_rba.params import Params, load_params
-from speech_rba.records import Clip, Manner, Question, RefusedRow, read_jsonl, write_jsonl
+from speech_rba.records import Attribute, Clip, Question, RefusedRow, read_jsonl, write_jsonl
 from speech_rba.stages import suite
 from speech_rba.synthesis.conditions import SOUND, TRAINED
-from speech_rba.synthesis.recording import SETTINGS
-from speech_rba.synthesis.voices import VOICES
+from speech_rba.synthesis.plan_clips import SETTINGS
+from speech_rba.synthesis.voices.voices import VOICES
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
@@ -49,10 +49,14 @@ def test_written_questions_are_voiced_for_validation_and_test(project):
     assert [q.id for q in read_jsonl(Path("out/questions.jsonl"), Question)] == ["q0", "q1", "q2"]
     assert len(clips) == 3 * 2
     of = {row_id: [c for c in clips.values() if c.row_id == row_id] for row_id in ("q0", "q1", "q2")}
-    assert {c.split for c in of["q0"]} == {"validation"} and {c.split for c in of["q1"] + of["q2"]} == {"test"}
+    assert {c.split for c in of["q0"]} == {"validation"} and {c.split for c in of["q1"] + of["q2"]} == {
+        "test"
+    }
     assert all(c.voice in PARAMS.voice.heldout_voices for c in of["q2"])
     assert {c.condition for c in of["q0"]} - {"clean"} <= set(TRAINED)
-    assert all(c.suite == "quiz" and soundfile.info(f"out/{c.path}").duration == c.duration_s for c in clips.values())
+    assert all(
+        c.suite == "quiz" and soundfile.info(f"out/{c.path}").duration == c.duration_s for c in clips.values()
+    )
 
 
 def test_a_share_is_dealt_evenly_and_never_empty():
@@ -62,31 +66,39 @@ def test_a_share_is_dealt_evenly_and_never_empty():
 
 
 def test_a_question_about_the_manner_is_asked_in_it():
-    manners = [(trait, value) for trait, values in SETTINGS.items() for value in values for _ in range(6)]
+    attributes = [(name, value) for name, values in SETTINGS.items() for value in values for _ in range(6)]
     questions = [
-        Question(id=f"m{i}", prompt="How do I sound?", answers=["So."], manner=Manner(trait=trait, value=value))
-        for i, (trait, value) in enumerate(manners)
+        Question(
+            id=f"m{i}", prompt="How do I sound?", answers=["So."], attribute=Attribute(name=name, value=value)
+        )
+        for i, (name, value) in enumerate(attributes)
     ]
     planned = [clip for clips in suite.plan_written(PARAMS, "quiz", questions) for clip in clips]
-    asked = {q.id: (q.manner.trait, q.manner.value) for q in questions}
-    of = {manner: [c for c in planned if asked[c.row_id] == manner] for manner in manners}
+    asked = {q.id: (q.attribute.name, q.attribute.value) for q in questions}
+    of = {attribute: [c for c in planned if asked[c.row_id] == attribute] for attribute in attributes}
     assert {VOICES[c.voice].gender for c in of["gender", "woman"]} == {"woman"}
     assert {VOICES[c.voice].accent for c in of["accent", "British"]} == {"British"}
-    assert all(0.7 <= c.rate <= 0.8 for c in of["rate", "slow"]) and all(c.rate >= 1.3 for c in of["rate", "fast"])
+    assert all(0.7 <= c.rate <= 0.8 for c in of["rate", "slow"]) and all(
+        c.rate >= 1.3 for c in of["rate", "fast"]
+    )
     assert {c.condition for c in of["noise", "noisy"]} <= {"white_noise", "pink_noise", "hum", "babble"}
     assert {c.condition for c in of["noise", "quiet"] + of["line", "direct"]} == {"clean"}
     assert {c.condition for c in of["line", "telephone"]} == {"telephone"}
-    assert [len(of[manner]) for manner in (("gender", "man"), ("noise", "noisy"))] == [12, 6]
+    assert [len(of[attribute]) for attribute in (("gender", "man"), ("noise", "noisy"))] == [12, 6]
 
 
 def test_recordings_are_for_the_test_and_bad_rows_are_told(project, capsys):
     tone = 0.1 * np.sin(np.arange(16_000) / 10) * (np.arange(16_000) % 4000 > 2000)
     for name in ("1", "2"):
         soundfile.write(f"quiz/{name}.wav", tone, 16_000)
-    Path("quiz/quiz.tsv").write_text("file\tquestion\tanswer\n1.wav\tWhy?\tso\n2.wav\tWho?\tme\n3.wav\tNo?\tno\n")
+    Path("quiz/quiz.tsv").write_text(
+        "file\tquestion\tanswer\n1.wav\tWhy?\tso\n2.wav\tWho?\tme\n3.wav\tNo?\tno\n"
+    )
     clips, report = run(PARAMS)
     assert report["num_questions"] == 2 and report["num_refused"] == 1
-    assert {c.split for c in clips.values()} == {"test"} and {c.engine for c in clips.values()} == {"recorded"}
+    assert {c.split for c in clips.values()} == {"test"} and {c.engine for c in clips.values()} == {
+        "recorded"
+    }
     assert [c.condition for c in clips.values()] == ["clean", *SOUND[:2], "clean", *SOUND[2:4]]
     assert np.allclose(soundfile.read("out/" + clips["quiz-00000-clean"].path)[0], tone, atol=1e-3)
     [refused] = read_jsonl(Path("out/refused.jsonl"), RefusedRow)
@@ -110,7 +122,9 @@ def test_a_stopped_run_goes_on_and_a_corrected_folder_is_read_anew(project, monk
     monkeypatch.setattr(suite, "write_clips", lambda *what: (found.update(made_at()), write_clips(*what)))
     assert run(PARAMS)[0] == whole and not list(Path("work/suite").iterdir())
     assert found == kept  # no clip was made again
-    write_jsonl(Path("quiz/questions.jsonl"), [quiz(1)[0].model_copy(update={"prompt": "What is one plus one?"})])
+    write_jsonl(
+        Path("quiz/questions.jsonl"), [quiz(1)[0].model_copy(update={"prompt": "What is one plus one?"})]
+    )
     assert {clip.transcript for clip in run(PARAMS)[0].values()} == {"What is one plus one?"}
 
 

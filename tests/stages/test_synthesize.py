@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_rba.params import Params, load_params
+from speech_rba.config import Params, load_params
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import synthesize
 from speech_rba.synthesis.filters import NearDuplicates
@@ -64,10 +64,14 @@ def test_every_split_gets_its_share_and_a_text_stays_in_its_split():
     assert abs(shares["validation"] - 0.1 * synthesize.ROOM) < 0.02
 
 
-@pytest.mark.parametrize(("round_trip", "reason"), [(0.9, None), (0.5, "round_trip"), (0, "round_trip"), (None, None)])
+@pytest.mark.parametrize(
+    ("round_trip", "reason"), [(0.9, None), (0.5, "round_trip"), (0, "round_trip"), (None, None)]
+)
 def test_a_translation_that_says_something_else_when_translated_back_is_refused(round_trip, reason):
     params = small(1)
-    params = params.model_copy(update={"assets": params.assets.model_copy(update={"target_language": "German"})})
+    params = params.model_copy(
+        update={"assets": params.assets.model_copy(update={"target_language": "German"})}
+    )
     candidate = synthesize.Candidate(
         task="translation", prompt="Where is the train station?", prompt_finished=True, num_tokens=9,
         completion="Wo ist hier der Bahnhof?", completion_finished=True, round_trip=round_trip, instructions=[],
@@ -78,8 +82,13 @@ def test_a_translation_that_says_something_else_when_translated_back_is_refused(
 def test_a_constrained_question_is_kept_where_its_answer_keeps_to_it(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/topics.txt").write_text("bees\ngold\nrain\nbread\n")
-    short = {"name": "length_constraints:number_words", "arguments": {"num_words": 9, "relation": "less than"}}
-    (tmp_path / "data/constraints.jsonl").write_text(json.dumps(short | {"says": "At most eight words about {topic}."}))
+    short = {
+        "name": "length_constraints:number_words",
+        "arguments": {"num_words": 9, "relation": "less than"},
+    }
+    (tmp_path / "data/constraints.jsonl").write_text(
+        json.dumps(short | {"says": "At most eight words about {topic}."})
+    )
     monkeypatch.chdir(tmp_path)
     params = small(1)
     texts = {"num_instructions": 0, "num_questions": 0, "num_constrained": 2}
@@ -88,6 +97,10 @@ def test_a_constrained_question_is_kept_where_its_answer_keeps_to_it(tmp_path, m
     rows = read_jsonl(Path("out/rows.jsonl"), Row)
     assert len(rows) == 2
     for row in rows:
-        assert row.task == "constrained" and row.prompt.endswith(".") and "At most eight words about" in row.prompt
+        assert (
+            row.task == "constrained"
+            and row.prompt.endswith(".")
+            and "At most eight words about" in row.prompt
+        )
         assert [i.name for i in row.instructions] == ["length_constraints:number_words"]
         assert len(row.completion.split()) < 9

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from speech_rba.config import Validate, load_params
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
-from speech_rba.params import Validate, load_params
 from speech_rba.records import (
+    Attribute,
     Clip,
     Condition,
-    Manner,
     Message,
     Quarantined,
     Question,
@@ -36,7 +36,7 @@ PARAMS = PROJECT.model_copy(
             max_clipped_share=0.01,
             max_silence_share=0.8,
             leak_ngram=5,
-        )
+        ),
     }
 )
 QUESTION = Question(id="q1", prompt="Which two rivers meet in the city of Lyon?", answers=["Rhone"])
@@ -64,19 +64,51 @@ class World:
             self.add("t1", "Sing a song for me", split="test", condition=condition, **held)
         self.add("q1", QUESTION.prompt, split="test", suite="spoken_qa")
 
-    def add(self, row_id, text, sound="tone", heard=None, split="train", completion="Yes.", suite="alignment", **clip):
+    def add(
+        self,
+        row_id,
+        text,
+        sound="tone",
+        judge_hypothesis=None,
+        split="train",
+        completion="Yes.",
+        suite="alignment",
+        **clip,
+    ):
         """One clip, its measures, and its row if that is new."""
-        clip = {"condition": "clean", "heldout_condition": False, "voice": "anna", "heldout_voice": False} | clip
+        clip = {
+            "condition": "clean",
+            "heldout_condition": False,
+            "voice": "anna",
+            "heldout_voice": False,
+        } | clip
         clip_id = f"{row_id}-{len(self.clips)}"
-        path = self.folder / ("voice" if suite == "alignment" else f"suites/{suite}") / f"clips/{clip_id}.flac"
+        path = (
+            self.folder / ("voice" if suite == "alignment" else f"suites/{suite}") / f"clips/{clip_id}.flac"
+        )
         soundfile.write(path, SOUND[sound], 16000)
         audio = read_audio(path) if len(SOUND[sound]) else np.zeros(0, np.float32)
-        settings = {"engine": "e", "rate": 1.0, "pitch_semitones": 0.0, "strength": {}, "spoken": "x", "seed": 0}
+        settings = {
+            "engine": "e",
+            "rate": 1.0,
+            "pitch_semitones": 0.0,
+            "strength": {},
+            "spoken": "x",
+            "seed": 0,
+        }
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         made = {"level_db": -23.0, "duration_s": len(audio) / 16000, "sha256": sha256}
-        place = {"id": clip_id, "row_id": row_id, "suite": suite, "split": split, "path": f"clips/{clip_id}.flac"}
+        place = {
+            "id": clip_id,
+            "row_id": row_id,
+            "suite": suite,
+            "split": split,
+            "path": f"clips/{clip_id}.flac",
+        }
         self.clips.append(Clip(transcript=text, **place, **settings, **made, **clip))
-        self.features.append(measure(audio, text, text if heard is None else heard, "", -0.1, clip_id))
+        self.features.append(
+            measure(audio, text, text if judge_hypothesis is None else judge_hypothesis, "", -0.1, clip_id)
+        )
         if suite == "alignment" and row_id not in {row.id for row in self.rows}:
             self.rows.append(a_row(row_id, split, text, completion))
         return clip_id
@@ -87,7 +119,9 @@ class World:
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         write_jsonl(self.folder / "rows/rows.jsonl", self.rows)
         self.write_part("voice", "features", lambda clip: clip.suite == "alignment")
-        self.write_part("suites/spoken_qa", "suite_features/spoken_qa", lambda clip: clip.suite == "spoken_qa")
+        self.write_part(
+            "suites/spoken_qa", "suite_features/spoken_qa", lambda clip: clip.suite == "spoken_qa"
+        )
         write_jsonl(self.folder / "suites/spoken_qa/questions.jsonl", [QUESTION, *self.questions])
         (self.folder / "suites/spoken_qa/report.json").write_text(json.dumps({"causes": {"no answer": 3}}))
         names = ["rows", "voice", "features", "suites", "suite_features", "out"]
@@ -139,8 +173,8 @@ def test_good_clips_are_accepted_as_they_are(world):
         ("clipped", {"text": "Hear this", "sound": "clipped"}),
         ("too_long", {"text": "Hear this", "sound": "long"}),
         ("too_short", {"text": "Hear this", "sound": "short"}),
-        ("wrong_words", {"text": "Hear this now", "heard": "here is know"}),
-        ("empty_text", {"text": " ?!", "heard": ""}),
+        ("wrong_words", {"text": "Hear this now", "judge_hypothesis": "here is know"}),
+        ("empty_text", {"text": " ?!", "judge_hypothesis": ""}),
         ("no_completion", {"text": "Hear this", "completion": " \n"}),
         ("duplicate", {"text": "tell me ABOUT thing three!"}),
         ("leaked", {"text": "Say which 2 rivers meet in the town"}),
@@ -159,10 +193,10 @@ def test_each_planted_fault_is_quarantined_and_the_rest_kept(world, reason, plan
 
 
 def test_a_question_may_be_asked_in_several_manners_and_once_in_each(world):
-    prompt, manners = "Am I a man or a woman?", ("man", "woman", "woman")
-    for number, value in enumerate(manners):
-        manner = Manner(trait="gender", value=value)
-        world.questions.append(Question(id=f"m{number}", prompt=prompt, answers=[value], manner=manner))
+    prompt, attributes = "Am I a man or a woman?", ("man", "woman", "woman")
+    for number, value in enumerate(attributes):
+        attribute = Attribute(name="gender", value=value)
+        world.questions.append(Question(id=f"m{number}", prompt=prompt, answers=[value], attribute=attribute))
         last = world.add(f"m{number}", prompt, split="test", suite="spoken_qa")
     world.validate()
     assert world.quarantine() == {last: ["duplicate"]}
@@ -170,13 +204,13 @@ def test_a_question_may_be_asked_in_several_manners_and_once_in_each(world):
 
 def test_a_test_row_may_sound_like_a_benchmark_and_noise_may_hide_words(world):
     world.add("t2", "Which two rivers meet in the sea", split="test")
-    world.add("n1", "Hear this now", heard="here is know", condition="babble")
+    world.add("n1", "Hear this now", judge_hypothesis="here is know", condition="babble")
     assert world.validate()["num_quarantined"] == 0
 
 
 def test_two_silent_rows_say_nothing_alike(world):
     for row_id in ["e1", "e2"]:
-        world.add(row_id, "", heard="")
+        world.add(row_id, "", judge_hypothesis="")
     assert set(map(tuple, (world.validate(), world.quarantine())[1].values())) == {("empty_text",)}
 
 
@@ -220,8 +254,11 @@ def test_a_path_out_of_the_voice_folder_is_refused(world, path):
         ("every_clip_measured", lambda w: w.features.append(w.features[0])),
         ("every_clip_has_its_row", lambda w: w.rows.pop(0)),
         ("row_in_one_split", lambda w: w.add("t1", "Sing a song for me", split="train", condition="clean")),
-        ("heldout_condition_unheard", lambda w: w.add("h", "A word from me", condition="hum", heldout_condition=True)),
-        ("heldout_voice_unheard", lambda w: w.add("h", "A word from me", voice="held")),
+        (
+            "heldout_condition_untrained",
+            lambda w: w.add("h", "A word from me", condition="hum", heldout_condition=True),
+        ),
+        ("heldout_voice_untrained", lambda w: w.add("h", "A word from me", voice="held")),
     ],
 )
 def test_each_critical_check_fails_on_its_fault(world, check, plant):
@@ -231,8 +268,8 @@ def test_each_critical_check_fails_on_its_fault(world, check, plant):
 
 def test_clean_speech_that_is_not_understood_is_critical(world):
     for number in range(9):
-        world.add(f"w{number}", f"Hear number {number} now", heard="")
-    assert failed(world.validate()) == {"clean_speech_understood"}
+        world.add(f"w{number}", f"Hear number {number} now", judge_hypothesis="")
+    assert failed(world.validate()) == {"clean_speech_recognised"}
 
 
 def test_a_condition_whose_clips_are_all_quarantined_is_critical(world):
@@ -241,24 +278,30 @@ def test_a_condition_whose_clips_are_all_quarantined_is_critical(world):
         world.features[number] = world.features[number].model_copy(update={"rms_db": -80.0})
     report = world.validate()
     assert failed(report) == {"every_condition"}
-    assert next(c for c in report["checks"] if c["name"] == "every_condition")["observed"] == "missing: babble"
+    assert (
+        next(c for c in report["checks"] if c["name"] == "every_condition")["observed"] == "missing: babble"
+    )
 
 
 def test_no_clips_at_all_still_give_a_report(world):
     world.clips, world.features = [], []
     report = world.validate()
-    assert {"clips_left", "every_condition", "clean_speech_understood"} == failed(report)
+    assert {"clips_left", "every_condition", "clean_speech_recognised"} == failed(report)
     assert report["num_clips"] == 0 and failed(report["suites"]["spoken_qa"]) == {"clips_left"}
 
 
 def test_what_is_said_of_suites_stands_apart_from_what_training_depends_on(world):
     before = world.validate()
     kept = (world.folder / "out/accepted.jsonl").read_bytes()
-    silent = world.add("q1", QUESTION.prompt, split="test", suite="spoken_qa", sound="silence", condition="hum")
+    silent = world.add(
+        "q1", QUESTION.prompt, split="test", suite="spoken_qa", sound="silence", condition="hum"
+    )
     stranger = world.add("q9", "Who is it", suite="spoken_qa", split="test")
     report = world.validate()
     assert (world.folder / "out/accepted.jsonl").read_bytes() == kept
-    assert {k: v for k, v in report.items() if k != "suites"} == {k: v for k, v in before.items() if k != "suites"}
+    assert {k: v for k, v in report.items() if k != "suites"} == {
+        k: v for k, v in before.items() if k != "suites"
+    }
     assert failed(report["suites"]["spoken_qa"]) == {"every_clip_has_its_row"}, stranger
     assert world.quarantine() == {silent: ["silent"]}
 
@@ -267,7 +310,7 @@ def test_recordings_of_others_may_be_long_and_of_other_words(world):
     world.clips.pop(), world.features.pop()  # the voiced question
     made = {"suite": "spoken_qa", "split": "test", "voice": "recorded"}
     for row_id, sound in (("q1", "long"), ("q1", "short")):
-        world.add(row_id, QUESTION.prompt, heard="nothing of it", sound=sound, **made)
+        world.add(row_id, QUESTION.prompt, judge_hypothesis="nothing of it", sound=sound, **made)
         world.clips[-1] = world.clips[-1].model_copy(update={"engine": "recorded"})
     report = world.validate()["suites"]["spoken_qa"]
     assert (report["num_accepted"], report["num_quarantined"], failed(report)) == (2, 0, set())
@@ -282,7 +325,7 @@ def test_a_voice_held_out_for_validation_speaks_there_alone(world):
     world.add("v1", "Read me a poem", split="validation", voice="kept", heldout_voice=True)
     assert failed(world.validate()) == set()
     world.add("v2", "Read me a story", split="test", voice="kept", heldout_voice=True)
-    assert failed(world.validate()) == {"heldout_voice_unheard"}
+    assert failed(world.validate()) == {"heldout_voice_untrained"}
 
 
 def test_unquarantined_leaks_and_shared_texts_would_be_noticed(world):
@@ -291,7 +334,9 @@ def test_unquarantined_leaks_and_shared_texts_would_be_noticed(world):
     world.validate()
     contract = validate.contract
     clips = [clip for clip in world.clips if clip.suite == "alignment"]
-    table = contract.clip_table(clips, world.features, world.rows, {"spoken_qa": [QUESTION]}, [False] * len(clips), 5)
+    table = contract.clip_table(
+        clips, world.features, world.rows, {"spoken_qa": [QUESTION]}, [False] * len(clips), 5
+    )
     checks, _ = contract.check(contract.remaining(table, {}), contract.accepted_rules())
     assert failed({"checks": checks}) == {"text_in_one_split", "no_benchmark_text"}
 

@@ -16,12 +16,12 @@ import psutil
 import pytest
 import soundfile
 
+from speech_rba.config import Params, load_params
 from speech_rba.errors import UserError
-from speech_rba.params import Params, load_params
 from speech_rba.records import Clip, Message, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import voice
 from speech_rba.synthesis import record_clips, voices
-from speech_rba.synthesis.conditions import CONDITIONS, HARD, TRAINED
+from speech_rba.synthesis.conditions import CONDITIONS, DEGRADED, TRAINED
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,11 @@ def digests(out: Path) -> dict[str, str]:
 def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params):
     monkeypatch.chdir(tmp_path)
     few_rows_will_do(monkeypatch)
-    texts = [(0, "train", "How do trees grow?"), (1, "test", "Why is it hot?"), (2, "test", "Where is it cold?")]
+    texts = [
+        (0, "train", "How do trees grow?"),
+        (1, "test", "Why is it hot?"),
+        (2, "test", "Where is it cold?"),
+    ]
     texts += [(3, "test", "Who was here?"), (4, "validation", "Who is it?"), (5, "validation", "What is it?")]
     make_inputs(tmp_path, [row(*text) for text in texts])
     voice.run(params, Path("data"), Path("rows"), Path("out"))
@@ -85,7 +89,9 @@ def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params
         assert len({(clip.voice, clip.rate, clip.pitch_semitones, clip.level_db) for clip in recorded}) == 1
         assert {clip.heldout_voice for clip in recorded} == {heldout}
     assert clips["r2-clean"].voice in params.voice.heldout_voices
-    assert clips["r5-clean"].voice in params.voice.validation_voices and clips["r5-clean"].split == "validation"
+    assert (
+        clips["r5-clean"].voice in params.voice.validation_voices and clips["r5-clean"].split == "validation"
+    )
     assert not clips["r4-clean"].heldout_voice
     for clip in clips.values():
         audio, sampling_rate = soundfile.read(Path("out") / clip.path)
@@ -93,7 +99,9 @@ def test_the_manifest_says_who_speaks_what_and_how(tmp_path, monkeypatch, params
         assert len(audio) / 16_000 == clip.duration_s > 0.4
         assert hashlib.sha256((Path("out") / clip.path).read_bytes()).hexdigest() == clip.sha256
         level_db = 20 * np.log10(np.sqrt(np.mean(audio**2)))
-        assert level_db == pytest.approx(clip.level_db, abs=0.1) or np.abs(audio).max() == pytest.approx(0.99, abs=1e-3)
+        assert level_db == pytest.approx(clip.level_db, abs=0.1) or np.abs(audio).max() == pytest.approx(
+            0.99, abs=1e-3
+        )
     report = json.loads(Path("out/report.json").read_text())
     assert report["num_clips"] == len(clips)
     assert report["real_time_factor"] == pytest.approx(report["minutes"] / report["audio_minutes"], abs=1e-4)
@@ -120,7 +128,9 @@ def test_conditions_are_drawn_as_promised(params):
     assert share.pop("clean") == pytest.approx(0.1, abs=0.03)
     assert [share[c] for c in TRAINED[1:]] == pytest.approx([0.9 / 8] * 8, abs=0.02)
     assert share["muffled"] == share["packet_loss"] == 0
-    assert not {*params.voice.heldout_voices, *params.voice.validation_voices} & {clip.voice for clip in planned}
+    assert not {*params.voice.heldout_voices, *params.voice.validation_voices} & {
+        clip.voice for clip in planned
+    }
     for engine in ("hibari", "piper", "espeak"):
         assert sum(clip.engine == engine for clip in planned) / 2000 == pytest.approx(1 / 3, abs=0.04)
     noisy = {"white_noise", "pink_noise", "hum", "babble"}
@@ -130,13 +140,18 @@ def test_conditions_are_drawn_as_promised(params):
     assert all(0.7 <= clip.rate <= 1.5 and -32 <= clip.level_db <= -16 for clip in planned)
 
 
-@pytest.mark.parametrize(("split", "hard", "each"), [("test", HARD, 3), ("validation", TRAINED[1:], 1)])
-def test_conditions_take_turns_over_held_out_texts_in_both_kinds_of_voice(params, split, hard, each):
-    num = 20 if split == "test" else 2 * len(hard)
+@pytest.mark.parametrize(
+    ("split", "conditions", "each"), [("test", DEGRADED, 3), ("validation", TRAINED[1:], 1)]
+)
+def test_conditions_take_turns_over_held_out_texts_in_both_kinds_of_voice(params, split, conditions, each):
+    num = 20 if split == "test" else 2 * len(conditions)
     planned = planned_clips(params, [row(i, split, f"Why {i}?") for i in range(num)])
     for heldout in (False, True):
-        counts = {c: sum(clip.condition == c for clip in planned if clip.heldout_voice == heldout) for c in CONDITIONS}
-        assert {c: n for c, n in counts.items() if n} == {"clean": num // 2} | dict.fromkeys(hard, each)
+        counts = {
+            c: sum(clip.condition == c for clip in planned if clip.heldout_voice == heldout)
+            for c in CONDITIONS
+        }
+        assert {c: n for c, n in counts.items() if n} == {"clean": num // 2} | dict.fromkeys(conditions, each)
 
 
 def test_no_voice_speaks_in_two_splits_but_those_of_training(params):
@@ -163,8 +178,13 @@ def test_a_text_that_cannot_be_spoken_gives_a_silent_clip(name, tmp_path, params
     planned = voice.plan(params.voice, [row(0, "test", "")])[0]
     strength = {"snr_db": 0.0, "rt60_s": 0.9, "drive_db": 20.0, "cutoff_hz": 1000.0, "lost_share": 0.2}
     talkers = voices.plan_talkers(params.voice, tmp_path / "data")
-    every = [planned[0].model_copy(update={"id": f"r0-{c}", "condition": c, "strength": strength}) for c in CONDITIONS]
-    new, silent = record_clips.record([clip.model_copy(update={"voice": name}) for clip in every], tmp_path, talkers)
+    every = [
+        planned[0].model_copy(update={"id": f"r0-{c}", "condition": c, "strength": strength})
+        for c in CONDITIONS
+    ]
+    new, silent = record_clips.record(
+        [clip.model_copy(update={"voice": name}) for clip in every], tmp_path, talkers
+    )
     assert new == {clip.id for clip in silent}
     assert {clip.condition for clip in silent} == set(CONDITIONS)
     assert max(clip.duration_s for clip in silent) < 1.7  # two pauses of 0.3 s and an echo of 0.9 s
@@ -179,7 +199,9 @@ def test_ids_that_are_no_file_names_are_refused():
 
 def start(folder: Path) -> subprocess.Popen:
     command = ["-m", "speech_rba.stages.voice", "--data", "data", "--rows", "rows", "--out", "out"]
-    return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):

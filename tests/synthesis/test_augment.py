@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speech_rba.params import load_params
+from speech_rba.config import load_params
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.augment import SAMPLE_RATE
 
 
 def tone(hz: float, amplitude: float, seconds: float = 1.0) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * hz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(np.float32)
+    return (amplitude * np.sin(2 * np.pi * hz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(
+        np.float32
+    )
 
 
 def gain_db(after: np.ndarray, before: np.ndarray) -> float:
@@ -44,20 +46,22 @@ def test_noise_is_added_at_the_ratio_asked(snr_db):
 
 
 def test_every_octave_of_pink_noise_is_equally_strong():
-    power = np.abs(np.fft.rfft(augment.pink_noise(8 * SAMPLE_RATE, np.random.default_rng(0)))) ** 2  # bins of 1/8 Hz
+    power = (
+        np.abs(np.fft.rfft(augment.pink_noise(8 * SAMPLE_RATE, np.random.default_rng(0)))) ** 2
+    )  # bins of 1/8 Hz
     octaves = [power[8 * low : 16 * low].sum() for low in (100, 400, 1600)]
     assert octaves == pytest.approx([octaves[0]] * 3, rel=0.1)
 
 
 def test_in_the_wild_every_kind_of_spoiling_comes_and_the_same_draw_gives_the_same():
     speech, talkers = tone(1000, 0.3), [tone(100 * i, 0.1) for i in range(3, 12)]
-    ears = load_params(Path(__file__).parents[2] / "params.yaml").ears
+    asr_adapter = load_params(Path(__file__).parents[2] / "params.yaml").asr_adapter
 
-    def spoiled(seed: int) -> np.ndarray:
-        return augment.in_the_wild(speech, talkers, ears, np.random.default_rng(seed))
+    def degraded(seed: int) -> np.ndarray:
+        return augment.augment_for_asr(speech, talkers, asr_adapter, np.random.default_rng(seed))
 
-    found = [spoiled(seed) for seed in range(60)]
-    assert all(np.array_equal(clip, spoiled(seed)) for seed, clip in enumerate(found[:5]))
+    found = [degraded(seed) for seed in range(60)]
+    assert all(np.array_equal(clip, degraded(seed)) for seed, clip in enumerate(found[:5]))
     in_room = np.mean([len(clip) > len(speech) for clip in found])
     assert in_room == pytest.approx(0.85 * 0.3, abs=0.15)
     # as it is by choice, or with no room, no noise, no clipping and no line
@@ -82,12 +86,12 @@ def test_echo_falls_by_60_db_in_about_rt60(rt60_s):
     for seed in range(6):
         click = np.zeros(16, np.float32)
         click[0] = 1.0
-        heard = augment.in_room(click, rt60_s, np.random.default_rng(seed))
-        left = np.cumsum(heard[::-1].astype(float) ** 2)[::-1]
+        hypotheses = augment.in_room(click, rt60_s, np.random.default_rng(seed))
+        left = np.cumsum(hypotheses[::-1].astype(float) ** 2)[::-1]
         left_db = 10 * np.log10(left / left[0] + 1e-12)
         found.append(3 * (np.argmax(left_db < -25) - np.argmax(left_db < -5)) / SAMPLE_RATE)
-        assert np.argmax(np.abs(heard)) < 50, "the direct sound comes first"
-        assert len(heard) == pytest.approx(rt60_s * SAMPLE_RATE, rel=0.6)
+        assert np.argmax(np.abs(hypotheses)) < 50, "the direct sound comes first"
+        assert len(hypotheses) == pytest.approx(rt60_s * SAMPLE_RATE, rel=0.6)
     assert np.median(found) == pytest.approx(rt60_s, rel=0.35)
 
 
@@ -102,9 +106,9 @@ def test_telephone_passes_its_band_alone():
 
 
 def test_clipping_leaves_the_share_above_full_scale_flat():
-    heard = augment.clipped(tone(100, 0.5), 20.0)  # a tenth of the amplitude
-    assert np.abs(heard).max() == pytest.approx(0.05)
-    assert np.mean(np.abs(heard) > 0.0499) == pytest.approx(1 - 2 * np.arcsin(0.1) / np.pi, abs=0.01)
+    hypotheses = augment.clipped(tone(100, 0.5), 20.0)  # a tenth of the amplitude
+    assert np.abs(hypotheses).max() == pytest.approx(0.05)
+    assert np.mean(np.abs(hypotheses) > 0.0499) == pytest.approx(1 - 2 * np.arcsin(0.1) / np.pi, abs=0.01)
 
 
 def test_muffled_halves_the_amplitude_at_the_cutoff_and_leaves_low_tones():
@@ -117,8 +121,8 @@ def test_muffled_halves_the_amplitude_at_the_cutoff_and_leaves_low_tones():
 
 def test_lost_packets_are_silent_and_the_others_whole():
     speech = tone(440, 0.5, 8.0)
-    heard = augment.packets_lost(speech, 0.2, np.random.default_rng(0))
-    packets = heard.reshape(-1, 640)
+    degraded = augment.packets_lost(speech, 0.2, np.random.default_rng(0))
+    packets = degraded.reshape(-1, 640)
     lost = ~packets.any(1)
     assert lost.mean() == pytest.approx(0.2, abs=0.06)
     assert np.array_equal(packets[~lost], speech.reshape(-1, 640)[~lost])

@@ -21,7 +21,9 @@ def test_the_topic_of_the_question_fills_the_constraint():
     assert not follows("Bees eat nectar.", instruction.name, instruction.arguments)
 
 
-@pytest.mark.parametrize("constraint", read_jsonl(DATA / "constraints.jsonl", Constraint), ids=lambda c: c.says)
+@pytest.mark.parametrize(
+    "constraint", read_jsonl(DATA / "constraints.jsonl", Constraint), ids=lambda c: c.says
+)
 def test_every_constraint_can_be_said_and_checked(constraint):
     prompt, instruction = constrained("What do bees eat?", "bees", constraint)
     assert query_fault(prompt, True, 3, 18) is None

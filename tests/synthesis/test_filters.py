@@ -35,7 +35,8 @@ def test_duplicates_are_found_exact_and_near():
     text = "what is the best way to learn how to play the piano at home every single day"
     assert seen.add(text) is None
     assert (
-        seen.add("What is the best way to learn how to play the piano at home, every single day?") == "exact_duplicate"
+        seen.add("What is the best way to learn how to play the piano at home, every single day?")
+        == "exact_duplicate"
     )
     assert seen.add(text + " now") == "near_duplicate"
     assert seen.add("how tall is the tower in Paris") is None

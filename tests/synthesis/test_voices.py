@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from speech_rba.config import load_params
 from speech_rba.errors import UserError
-from speech_rba.params import load_params
-from speech_rba.synthesis import augment, piper, voices
+from speech_rba.synthesis import augment
+from speech_rba.synthesis.voices import piper, voices
 
 TEXT = "Can you tell me about the mountains?"
 
@@ -63,7 +64,11 @@ def test_rate_divides_the_time(spoken):
     plain = len(spoken["espeak-en-us"])
     assert len(speak("espeak-en-us", rate=1.3)) == pytest.approx(plain / 1.3, rel=0.08)  # pauses give less
     assert len(speak("espeak-en-us", rate=0.8)) == pytest.approx(plain / 0.8, rel=0.08)
-    assert len(speak("hibari-heart", rate=0.7)) > len(spoken["hibari-heart"]) > len(speak("hibari-heart", rate=1.45))
+    assert (
+        len(speak("hibari-heart", rate=0.7))
+        > len(spoken["hibari-heart"])
+        > len(speak("hibari-heart", rate=1.45))
+    )
 
 
 def test_nothing_to_say_is_no_speech():
@@ -75,7 +80,9 @@ def test_unknown_voices_are_named():
     with pytest.raises(ValueError, match=r"no voice 'espeak-en-mars'.*hibari-heart"):
         speak("espeak-en-mars")
     voice = load_params().voice
-    held = lambda validation, test: voice.model_copy(update={"validation_voices": validation, "heldout_voices": test})  # noqa: E731
+    held = lambda validation, test: voice.model_copy(
+        update={"validation_voices": validation, "heldout_voices": test}
+    )  # noqa: E731
     with pytest.raises(UserError, match=r"voice names nobody to hold out; choose some of hibari-heart"):
         voices.training_voices(held(["nobody"], ["espeak-en-us"]))
     with pytest.raises(UserError, match="each keep out at least one"):

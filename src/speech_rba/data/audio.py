@@ -15,7 +15,9 @@ SAMPLE_RATE = 16_000  # what Whisper hears
 RATES = (1_000, 768_000)  # of anything that was recorded, in Hz; other rates are broken headers
 BLOCK = 65_536  # frames decoded at once
 MAX_PIPED = 2**30  # bytes
-CANCELLED = 0.01  # of the channels' power; of equal channels the mean keeps all of it, of two unlike ones half
+CANCELLED = (
+    0.01  # of the channels' power; of equal channels the mean keeps all of it, of two unlike ones half
+)
 
 
 class _Stream(soundfile.SoundFile):
@@ -45,7 +47,9 @@ def read_audio(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
         raise UserError(f"{called} is no readable audio file ({cause}); check its name") from error
     except soundfile.SoundFileError as error:
         cause = getattr(error, "error_string", str(error)).rstrip(".")
-        raise UserError(f"{called} is no readable audio file ({cause}); give WAV, FLAC, OGG or MP3") from error
+        raise UserError(
+            f"{called} is no readable audio file ({cause}); give WAV, FLAC, OGG or MP3"
+        ) from error
     except MemoryError as error:
         raise UserError(f"{called} holds more sound than the memory takes; cut it") from error
     if not size:

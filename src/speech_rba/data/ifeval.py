@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from langdetect import DetectorFactory, LangDetectException, detect
 
-from speech_rba.assets import resolve
+from speech_rba.assets.resolve import resolve
 from speech_rba.errors import UserError
 from speech_rba.records import Instruction
 
@@ -53,11 +53,15 @@ def sentence_splitter() -> "PunktSentenceTokenizer":
 
     folder = resolve("pypi:llama-index-core")
     names = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
-    abbreviations, collocations, contexts, starters = ((folder / n).read_text("utf-8").splitlines() for n in names)
+    abbreviations, collocations, contexts, starters = (
+        (folder / n).read_text("utf-8").splitlines() for n in names
+    )
     trained = PunktParameters()
     trained.abbrev_types, trained.sent_starters = set(abbreviations), set(starters)
     trained.collocations = {tuple(line.split("\t")) for line in collocations}
-    trained.ortho_context.update((word, int(flags)) for word, flags in (line.split("\t") for line in contexts))
+    trained.ortho_context.update(
+        (word, int(flags)) for word, flags in (line.split("\t") for line in contexts)
+    )
     return PunktSentenceTokenizer(trained)
 
 
@@ -108,7 +112,9 @@ def nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int,
         return False
     unquoted = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
     word = re.split(rf"[{PUNCTUATION}]", unquoted)[0]
-    lowered = "".join(letter.lower() for letter in word)  # one by one: a sigma that ends a word is no other letter
+    lowered = "".join(
+        letter.lower() for letter in word
+    )  # one by one: a sigma that ends a word is no other letter
     return count == num_paragraphs and lowered == first_word.lower()
 
 

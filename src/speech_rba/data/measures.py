@@ -35,7 +35,9 @@ def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
     """
     if not references:
         return 0.0
-    return float(jiwer.wer([normalize(text) for text in references], [normalize(text) for text in hypotheses]))
+    return float(
+        jiwer.wer([normalize(text) for text in references], [normalize(text) for text in hypotheses])
+    )
 
 
 def decibels(amplitude: np.ndarray) -> np.ndarray:
@@ -55,12 +57,12 @@ def silence_share(audio: np.ndarray) -> float:
 def measure(
     audio: np.ndarray,
     transcript: str,
-    heard: str | None,
-    student_heard: str | None,
+    judge_hypothesis: str | None,
+    student_hypothesis: str | None,
     mean_logprob: float | None,
     clip_id: str,
 ) -> Feature:
-    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `heard` what the judge wrote, if
+    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `judge_hypothesis` what the judge wrote, if
     it was asked.
 
     No samples give a duration of 0 and silence throughout.
@@ -75,8 +77,8 @@ def measure(
         clipped_share=float((np.abs(samples) >= 0.999).sum() / max(len(samples), 1)),
         silence_share=silence_share(samples),
         words_per_s=len(normalize(transcript).split()) / duration_s if duration_s else 0.0,
-        heard=heard,
-        student_heard=student_heard,
-        wer=None if heard is None else word_error_rate([transcript], [heard]),
+        judge_hypothesis=judge_hypothesis,
+        student_hypothesis=student_hypothesis,
+        wer=None if judge_hypothesis is None else word_error_rate([transcript], [judge_hypothesis]),
         mean_logprob=mean_logprob,
     )

@@ -11,7 +11,9 @@ CHECKS = {"strict": follows, "loose": follows_loosely}
 
 def verdicts(response: str, instructions: list[Instruction]) -> dict[str, list[bool]]:
     """{strict, loose}: whether the response follows each instruction."""
-    return {name: [check(response, i.name, i.arguments) for i in instructions] for name, check in CHECKS.items()}
+    return {
+        name: [check(response, i.name, i.arguments) for i in instructions] for name, check in CHECKS.items()
+    }
 
 
 def followed(answers: list[Answer], instructions: dict[tuple[str, str], list[Instruction]]) -> list[dict]:

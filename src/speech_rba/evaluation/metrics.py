@@ -124,7 +124,11 @@ def bootstrap(
 
 
 def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], num_samples: int, seed: int, clusters: Sequence[Hashable] | None = None
+    a: Sequence[float],
+    b: Sequence[float],
+    num_samples: int,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, float, float]:
     """(mean of a minus b, low, high, two-sided p-value) over the same items in the same order.
 
@@ -169,16 +173,22 @@ def _means(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means of the K columns, (K,), and those of every draw, (num_samples, K); all columns share a draw."""
     if len({len(column) for column in columns}) > 1:
-        raise UserError(f"scores to compare must be of the same items, got {[len(c) for c in columns]} values")
+        raise UserError(
+            f"scores to compare must be of the same items, got {[len(c) for c in columns]} values"
+        )
     values = np.array(columns, dtype=float).T
     if not len(values) or not np.isfinite(values).all():
-        raise UserError(f"a bootstrap needs finite values and at least one, got {len(values)}: drop what has no score")
+        raise UserError(
+            f"a bootstrap needs finite values and at least one, got {len(values)}: drop what has no score"
+        )
     ids = range(len(values)) if clusters is None else clusters
     if len(ids) != len(values):
         raise UserError(f"{len(values)} values need as many cluster ids, got {len(ids)}")
     codes = {name: code for code, name in enumerate(dict.fromkeys(ids))}
     sums = np.zeros((len(codes), values.shape[1] + 1))  # the last column counts a cluster's values
     np.add.at(sums, [codes[name] for name in ids], np.column_stack([values, np.ones(len(values))]))
-    counts = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=num_samples)
+    counts = np.random.default_rng(seed).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=num_samples
+    )
     drawn = counts @ sums
     return values.mean(axis=0), drawn[:, :-1] / drawn[:, -1:]

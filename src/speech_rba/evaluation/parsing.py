@@ -9,9 +9,11 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-PLAIN = {ord(sign): "'" for sign in "‘’‛ʼ′"} | {ord(sign): '"' for sign in "“”‟″"} | {
-    ord(sign): "-" for sign in "‐‒–—―−"
-}
+PLAIN = (
+    {ord(sign): "'" for sign in "‘’‛ʼ′"}
+    | {ord(sign): '"' for sign in "“”‟″"}
+    | {ord(sign): "-" for sign in "‐‒–—―−"}
+)
 DECORATION = re.compile(r"[*_`#$⟨⟩⟪⟫]|\\boxed|\\text")
 INITIALS = re.compile(r"\b(?:[A-Z]\.\s?){2,}(?=[A-Z][a-z])")
 LONG_ASIDE = re.compile(r"\(([^()\n]{2,})\)")
@@ -36,9 +38,7 @@ OPTIONS = (
 CAPITAL = re.compile(rf"(?<![\w'⟨⟪.-])([A-D](?![\w+#-]|'\w|\.\w\b)|{_LOWER})", re.M)
 
 _ANY = r"[⟨⟪]([A-D*])[⟩⟫]"
-_END = (
-    r"(?=\s*(?:$|[^\w\s⟨⟪]|(?:because|since|as|and|but|due|given|which|while|although|though|if|is)\b))"
-)
+_END = r"(?=\s*(?:$|[^\w\s⟨⟪]|(?:because|since|as|and|but|due|given|which|while|although|though|if|is)\b))"
 _SURE = rf"(?:⟪([A-D*])⟫|⟨([A-D*])⟩{_END})"  # what is no article before a noun, as in `So A man ...`
 _FILL = (
     r"(?:(?:the|option|choice|letter|answer|number|correct|right|best|only|one|my|clearly|definitely|probably"
@@ -62,7 +62,8 @@ DENIED = (
         r"|option|options|choice|letter|correct|right|necessarily|either|both)\s+){0,8}" + _ANY
     ),
     re.compile(
-        _ANY + r"\)?(?:\s*[:-]\s*|\s+(?:(?i:is|was|are|were|seems?|looks?|being|(?:must|would|has to) be)\s+))"
+        _ANY
+        + r"\)?(?:\s*[:-]\s*|\s+(?:(?i:is|was|are|were|seems?|looks?|being|(?:must|would|has to) be)\s+))"
         r"(?i:(?:\w+ly|all|both|also|just|the|an?)\s+){0,3}"
         r"(?i:not|wrong|incorrect|false|out|eliminated|ruled|impossible|unlikely|invalid|excluded)\b"
     ),

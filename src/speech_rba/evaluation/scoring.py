@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 
+from speech_rba.config import Evaluate
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap, recovery
-from speech_rba.params import Evaluate
 from speech_rba.records import Answer
 
 
@@ -16,7 +16,7 @@ def score_table(answers: list[Answer], systems: list[str], settings: Evaluate) -
     """`scores`, `paired` and `recovery`, by suite, condition and metric; `n` counts answers. Clips of one row are one
     cluster.
 
-    The condition "hard" is every condition but clean; "all" is every clip; "text" are the prompts as read, by the text
+    The condition "degraded" is every condition but clean; "all" is every clip; "text" are the prompts as read, by the text
     system and by every other that reads them too.
     """
     draw = {"num_samples": settings.num_bootstrap, "seed": settings.seed}
@@ -41,13 +41,13 @@ def interval(found: tuple[float, float, float], n: int) -> dict:
 
 
 def by_condition(answers: list[Answer]) -> dict[str, list[Answer]]:
-    """The answers of each condition, and of "all" and "hard" where there are several."""
+    """The answers of each condition, and of "all" and "degraded" where there are several."""
     groups = defaultdict(list)
     for answer in answers:
         groups["all"].append(answer)
         groups[answer.condition].append(answer)
         if answer.condition != "clean":
-            groups["hard"].append(answer)
+            groups["degraded"].append(answer)
     return dict(groups)
 
 
@@ -57,7 +57,7 @@ def corpora(answers: list[Answer], suite: str) -> Iterator[tuple[dict, list[Answ
     mine = [answer for answer in answers if answer.suite == suite]
     read = sorted((a for a in mine if not a.clip_id), key=lambda a: a.system != "text")
     groups = ({"text": read} if read else {}) | by_condition([a for a in mine if a.clip_id])
-    for condition in (name for name in ("text", "clean", "hard", "all") if name in groups):
+    for condition in (name for name in ("text", "clean", "degraded", "all") if name in groups):
         for system in dict.fromkeys(answer.system for answer in groups[condition]):
             said = [a for a in groups[condition] if a.system == system]
             yield {"suite": suite, "condition": condition, "system": system, "n": len(said)}, said
@@ -75,10 +75,14 @@ def _read(table: dict, where: dict, answers: list[Answer], text: dict[str, Answe
         both = [row for row in values if row in text]
         if system != "text" and both:
             ceiling = [text[row].metrics[metric] for row in both]
-            _pair(table, where | {"a": system, "b": "text"}, [values[row] for row in both], ceiling, both, draw)
+            _pair(
+                table, where | {"a": system, "b": "text"}, [values[row] for row in both], ceiling, both, draw
+            )
 
 
-def _compare(table: dict, where: dict, chosen: list[Answer], text: dict, systems: list[str], draw: dict) -> None:
+def _compare(
+    table: dict, where: dict, chosen: list[Answer], text: dict, systems: list[str], draw: dict
+) -> None:
     metric = where["metric"]
     columns = {s: {a.clip_id: a for a in chosen if a.system == s} for s in systems if s != "text"}
     clips = sorted(columns["base"])

@@ -10,6 +10,10 @@ import warnings
 
 from transformers.utils import logging
 
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for it at every load
+warnings.filterwarnings(
+    "ignore", "`is_gradient_checkpointing` is deprecated"
+)  # PEFT asks for it at every load
 logging.disable_progress_bar()  # a bar for each of a dozen loads hides the bars of the long work
-atexit.register(gc.freeze)  # else the interpreter goes through all of torch again before it ends: over a second
+atexit.register(
+    gc.freeze
+)  # else the interpreter goes through all of torch again before it ends: over a second

@@ -18,7 +18,7 @@ BATCH = 128  # prompts answered at once; the answers do not depend on it
 
 @dataclass(frozen=True)
 class AnswerResult:
-    heard: str | None  # None of a student that writes nothing down
+    hypothesis: str | None  # None of a student that writes nothing down
     response: str
 
 
@@ -31,15 +31,15 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     aligned.student.get_ready()
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
-        prompts, heard = aligned.student.listen(clips)
+        prompts, hypotheses = aligned.student.encode_audio(clips)
         responses, _ = aligned.respond(prompts)
-        return [AnswerResult(h, response) for h, response in zip(heard, responses, strict=True)]
+        return [AnswerResult(h, response) for h, response in zip(hypotheses, responses, strict=True)]
 
     return answer
 
 
 class AlignedStudent:
-    """The student in `base` and its adapter, which takes part where the student much doubts what it heard.
+    """The student in `base` and its adapter, which takes part where the student much is_uncertain what it heard.
 
     A student that shares the teacher's weights answers what it heard well as the teacher does; there an adapter leads
     it away.
@@ -55,7 +55,10 @@ class AlignedStudent:
 
     def adapts(self, prompt: SoftTokens) -> bool:
         """Whether the adapter takes part in the answer to `prompt`."""
-        return self.model is not None and prompt.doubt >= self.student.config.adapter_min_doubt
+        return (
+            self.model is not None
+            and prompt.asr_uncertainty >= self.student.config.adapter_min_asr_uncertainty
+        )
 
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """As `Student.answer`."""

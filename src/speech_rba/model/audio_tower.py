@@ -1,4 +1,4 @@
-"""The ears: a frozen Whisper that hears a batch of clips once and keeps its posteriors, not only its 1-best."""
+"""The asr_adapter: a frozen Whisper that hears a batch of clips once and keeps its posteriors, not only its 1-best."""
 
 import functools
 import os
@@ -16,9 +16,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from speech_rba.assets import CONVERTED, resolve, sha256
+from speech_rba.assets.resolve import CONVERTED, resolve, sha256
+from speech_rba.assets.ctranslate2 import convert_whisper
 from speech_rba.errors import UserError
-from speech_rba.model.ctranslate2 import convert_whisper
 from speech_rba.model.generation import BufferedLayer, worth_leaving
 
 SAMPLING_RATE = 16_000
@@ -28,14 +28,16 @@ SAMPLES_PER_FRAME = 320  # of the encoder
 
 
 @dataclass(frozen=True)
-class Heard:
+class Hypothesis:
     """What the tower made of one clip: T text tokens, without the end token."""
 
     token_ids: torch.Tensor  # (T,) its 1-best
     top_ids: torch.Tensor  # (T, K) the likeliest tokens at each position
     top_probs: torch.Tensor  # (T, K) their posteriors, falling
     hidden: torch.Tensor  # (T, H) the decoder state that each position was read from
-    acoustics: torch.Tensor  # (2 H,) how it sounds: mean and deviation over time of the encoder's first layer
+    attribute_features: (
+        torch.Tensor
+    )  # (2 H,) how it sounds: mean and deviation over time of the encoder's first layer
     mean_logprob: float  # of the 1-best, the end token included
 
 
@@ -55,10 +57,10 @@ class AudioTower:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
 
-def load_audio_tower(name: str, ears: Path | None) -> AudioTower:
+def load_audio_tower(name: str, asr_adapter: Path | None) -> AudioTower:
     """The Whisper called `name`, float32, frozen; CTranslate2 weights are converted once.
 
-    `ears` is a folder with a PEFT adapter that is merged into it.
+    `asr_adapter` is a folder with a PEFT adapter that is merged into it.
     """
     place = resolve(name)
     if (place / "model.bin").exists() and not (place / "model.safetensors").exists():
@@ -70,16 +72,20 @@ def load_audio_tower(name: str, ears: Path | None) -> AudioTower:
                 os.replace(partial, out)
         place = out
     model = WhisperForConditionalGeneration.from_pretrained(place, dtype=torch.float32)
-    if ears:
+    if asr_adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(ears)).merge_and_unload()
+        model = PeftModel.from_pretrained(model, str(asr_adapter)).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(place)
-    return AudioTower(model.eval().requires_grad_(False), tokenizer, WhisperFeatureExtractor.from_pretrained(place))
+    return AudioTower(
+        model.eval().requires_grad_(False), tokenizer, WhisperFeatureExtractor.from_pretrained(place)
+    )
 
 
 @torch.inference_mode()
-def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype) -> list[Heard]:
+def transcribe(
+    tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
+) -> list[Hypothesis]:
     """What the tower hears in each clip (float32, 16 kHz mono), in order, by greedy decoding.
 
     Clips of like lengths share a window and are decoded together: what is heard in a clip does not depend on the
@@ -96,18 +102,18 @@ def hear(tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: 
     windows: dict[float, list[int]] = {}
     for place, clip in enumerate(clips):
         windows.setdefault(window_s(len(clip) / SAMPLING_RATE), []).append(place)
-    found: dict[int, Heard] = {}
+    found: dict[int, Hypothesis] = {}
     for places in windows.values():
-        heard = _hear_window(tower, [clips[i] for i in places], top_k, max_tokens, dtype)
-        found |= dict(zip(places, heard, strict=True))
+        hypotheses = _transcribe_window(tower, [clips[i] for i in places], top_k, max_tokens, dtype)
+        found |= dict(zip(places, hypotheses, strict=True))
     return [found[place] for place in range(len(clips))]
 
 
-def _hear_window(
+def _transcribe_window(
     tower: AudioTower, clips: list[np.ndarray], top_k: int, max_tokens: int, dtype: torch.dtype
-) -> list[Heard]:
+) -> list[Hypothesis]:
     """What the tower hears in each of these clips, which share a window."""
-    states, acoustics = encode(tower, clips, dtype)
+    states, attribute_features = encode(tower, clips, dtype)
     start = start_ids(tower.tokenizer)
     cache = EncoderDecoderCache(*(Cache(layer_class_to_replicate=BufferedLayer) for _ in range(2)))
     found = _Positions(len(clips))
@@ -129,7 +135,7 @@ def _hear_window(
             cache.self_attention_cache.batch_select_indices(keep)
             cache.cross_attention_cache.batch_select_indices(keep)
             ids, rows, states, alive = ids[keep], rows[keep], states[keep], alive[keep]
-    return found.heard(acoustics)
+    return found.to_hypotheses(attribute_features)
 
 
 class _Positions:
@@ -151,7 +157,7 @@ class _Positions:
         self.shapes = (top[0, :], hidden[0, :])
         return ids
 
-    def heard(self, acoustics: torch.Tensor) -> list[Heard]:
+    def to_hypotheses(self, attribute_features: torch.Tensor) -> list[Hypothesis]:
         top, hidden = self.shapes
         nothing = (
             torch.empty(0, dtype=torch.long),
@@ -159,21 +165,28 @@ class _Positions:
             hidden.new_empty(0, len(top)),
             hidden.new_empty(0, len(hidden)),
         )
-        fields = [[torch.stack(f) for f in zip(*steps, strict=True)] if steps else nothing for steps in self.steps]
-        rows = zip(fields, acoustics, self.logprobs, strict=True)
-        return [Heard(*f, a, mean_logprob=float(np.mean(p))) for f, a, p in rows]
+        fields = [
+            [torch.stack(f) for f in zip(*steps, strict=True)] if steps else nothing for steps in self.steps
+        ]
+        rows = zip(fields, attribute_features, self.logprobs, strict=True)
+        return [Hypothesis(*f, a, mean_logprob=float(np.mean(p))) for f, a, p in rows]
 
 
-def encode(tower: AudioTower, clips: list[np.ndarray], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder states (B, frames, H) of a window just longer than the clips, and of silence after it; acoustics.
+def encode(
+    tower: AudioTower, clips: list[np.ndarray], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encoder states (B, frames, H) of a window just longer than the clips, and of silence after it; attribute_features.
 
     Whisper pads every clip to 30 s. Cut windows alone cost a tenth but never end: the decoder waits for the
     silence (word error rate 0.92 on clean questions). With its states appended it is 0.003, that of 30 s windows.
     """
     states, first = encode_window(tower, clips, window_s(max(len(c) for c in clips) / SAMPLING_RATE), dtype)
-    frames = [states_of[: max(2, len(clip) // SAMPLES_PER_FRAME)] for states_of, clip in zip(first, clips, strict=True)]
-    acoustics = torch.stack([torch.cat([f.mean(0), f.std(0)]) for f in frames])
-    return torch.cat([states, tower.silence.expand(len(clips), -1, -1)], dim=1), acoustics
+    frames = [
+        states_of[: max(2, len(clip) // SAMPLES_PER_FRAME)]
+        for states_of, clip in zip(first, clips, strict=True)
+    ]
+    attribute_features = torch.stack([torch.cat([f.mean(0), f.std(0)]) for f in frames])
+    return torch.cat([states, tower.silence.expand(len(clips), -1, -1)], dim=1), attribute_features
 
 
 def encode_window(
@@ -201,7 +214,7 @@ def mel_features(tower: AudioTower, clips: list[np.ndarray], seconds: float) -> 
 def encode_features(encoder: torch.nn.Module, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The states (B, 50 a second, H) of the encoder's last layer and of its first, for log-mel features of any length.
 
-    The first still knows who speaks, how and where; the last was taught to hear a word alike from everyone.
+    The first still knows who speaks, how and where; the last was taught to transcribe a word alike from everyone.
     """
     x = torch.nn.functional.gelu(encoder.conv1(features))
     x = torch.nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)
@@ -213,7 +226,7 @@ def encode_features(encoder: torch.nn.Module, features: torch.Tensor) -> tuple[t
 
 
 def window_s(clip_s: float) -> float:
-    """Seconds of the window in which a clip of `clip_s` is heard: whole seconds with at least one of silence."""
+    """Seconds of the window in which a clip of `clip_s` is hypotheses: whole seconds with at least one of silence."""
     return min(MAX_SECONDS, int(clip_s) + 2)
 
 
@@ -221,7 +234,11 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that ask for an English transcript without time stamps."""
     # an English-only Whisper knows the language tokens too, but was trained without them
     english_only = tokenizer.convert_tokens_to_ids("<|endoftext|>") == 50256
-    names = ["<|startoftranscript|>"] + ([] if english_only else ["<|en|>", "<|transcribe|>"]) + ["<|notimestamps|>"]
+    names = (
+        ["<|startoftranscript|>"]
+        + ([] if english_only else ["<|en|>", "<|transcribe|>"])
+        + ["<|notimestamps|>"]
+    )
     return tokenizer.convert_tokens_to_ids(names)
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from speech_rba.model.audio_tower import Heard
+from speech_rba.model.audio_tower import Hypothesis
 
 SPACE = "Ġ"  # how byte-level BPE writes a leading space
 UNDERLINE = "▁"  # how SentencePiece does
@@ -29,13 +29,13 @@ class SoftTokens:
     ids: torch.Tensor  # (T, K)
     weights: torch.Tensor  # (T, K), each row sums to 1
     hidden: torch.Tensor  # (T, H)
-    acoustics: torch.Tensor  # (2 H,), as Heard's; (0,) for text
+    attribute_features: torch.Tensor  # (2 H,), as Hypothesis's; (0,) for text
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def doubt(self) -> float:
+    def asr_uncertainty(self) -> float:
         """How many of the positions are expected to be misheard: 0 for text, and where nothing was heard."""
         return (1 - self.weights.max(1).values).sum().item() if len(self) else 0.0
 
@@ -58,30 +58,32 @@ class Bridge:
         whole = piece if self.by_bytes else text.replace(" ", UNDERLINE)
         if whole in self.vocabulary:
             return [self.vocabulary[whole]]
-        if "\ufffd" in text:  # part of a character: byte by byte; bytes that no UTF-8 text holds have no token
+        if (
+            "\ufffd" in text
+        ):  # part of a character: byte by byte; bytes that no UTF-8 text holds have no token
             parts = piece if self.by_bytes else [f"<0x{BYTES[char]:02X}>" for char in piece]
             return [self.vocabulary[part] for part in parts if part in self.vocabulary]
         return self.language(text, add_special_tokens=False).input_ids
 
-    def cross(self, heard: Heard, top_k: int, temperature: float) -> SoftTokens:
+    def cross(self, hypothesis: Hypothesis, top_k: int, temperature: float) -> SoftTokens:
         """Soft tokens for what was heard.
 
         A 1-best token that is one token of the language model becomes the mixture of those of its `top_k`
         alternatives that are one token too; one that is several becomes those, unmixed.
         """
         ids, weights, source = [], [], []
-        probs = heard.top_probs[:, :top_k].double() ** (1 / temperature)
-        for t, best in enumerate(heard.token_ids.tolist()):
+        probs = hypothesis.top_probs[:, :top_k].double() ** (1 / temperature)
+        for t, best in enumerate(hypothesis.token_ids.tolist()):
             pieces = self.pieces(best, t == 0)
             if len(pieces) == 1:
-                mix = self._mixture(t == 0, heard.top_ids[t, :top_k].tolist(), probs[t].tolist())
+                mix = self._mixture(t == 0, hypothesis.top_ids[t, :top_k].tolist(), probs[t].tolist())
                 ids.append([i for i, _ in mix])
                 weights.append([w for _, w in mix])
             else:
                 ids += [[p] for p in pieces]
                 weights += [[1.0] for _ in pieces]
             source += [t] * len(pieces)
-        return _stack(ids, weights, heard.hidden[source], heard.acoustics, top_k)
+        return _stack(ids, weights, hypothesis.hidden[source], hypothesis.attribute_features, top_k)
 
     def _mixture(self, first: bool, alternatives: list[int], probs: list[float]) -> list[tuple[int, float]]:
         crossed = [(self.pieces(a, first), p) for a, p in zip(alternatives, probs, strict=True)]
@@ -91,18 +93,24 @@ class Bridge:
 
 
 def _stack(
-    ids: list[list[int]], weights: list[list[float]], hidden: torch.Tensor, acoustics: torch.Tensor, top_k: int
+    ids: list[list[int]],
+    weights: list[list[float]],
+    hidden: torch.Tensor,
+    attribute_features: torch.Tensor,
+    top_k: int,
 ) -> SoftTokens:
     pad = [top_k - len(row) for row in ids]
     return SoftTokens(
-        torch.tensor([row + [0] * n for row, n in zip(ids, pad, strict=True)], dtype=torch.long).reshape(-1, top_k),
+        torch.tensor([row + [0] * n for row, n in zip(ids, pad, strict=True)], dtype=torch.long).reshape(
+            -1, top_k
+        ),
         torch.tensor([row + [0.0] * n for row, n in zip(weights, pad, strict=True)]).reshape(-1, top_k),
         hidden.float(),
-        acoustics,
+        attribute_features,
     )
 
 
-def hard_tokens(ids: list[int], hidden_size: int) -> SoftTokens:
+def one_hot_tokens(ids: list[int], hidden_size: int) -> SoftTokens:
     """Plain text as soft tokens: each position is one token, and nothing was heard."""
     return SoftTokens(
         torch.tensor(ids, dtype=torch.long)[:, None],

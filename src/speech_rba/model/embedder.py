@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from speech_rba.assets import resolve
+from speech_rba.assets.resolve import resolve
 
 
 def load_embedder(name: str) -> Callable[[list[str]], torch.Tensor]:

@@ -45,10 +45,14 @@ def translation_frame(
     source, target = ("English", language)[:: -1 if back else 1]
     pairs = [pair[:: -1 if back else 1] for pair in SHOWN[language].items()]
     shown = "".join(f"{source}:\n{said}\n{target}:\n{translated}\n" for said, translated in pairs)
-    before = tokenizer(f"{shown}{source}:\n").input_ids  # with the token that opens a text, if the model knows one
+    before = tokenizer(
+        f"{shown}{source}:\n"
+    ).input_ids  # with the token that opens a text, if the model knows one
     return before, tokenizer(f"\n{target}:\n", add_special_tokens=False).input_ids
 
 
 def end_with_the_line(tokenizer: PreTrainedTokenizerBase) -> None:
     """From here on the end of a line is the tokenizer's EOS."""
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(tokenizer("\n", add_special_tokens=False).input_ids[-1])
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(
+        tokenizer("\n", add_special_tokens=False).input_ids[-1]
+    )

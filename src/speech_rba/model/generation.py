@@ -24,7 +24,9 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
     grouped = query.reshape(batch, shared, heads // shared * length, width)
     scores = (grouped @ key.transpose(2, 3) * scaling).view(batch, shared, heads // shared, length, -1)
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask[:, None], torch.finfo(scores.dtype).min)  # padding sees nothing
+        scores = scores.masked_fill(
+            ~attention_mask[:, None], torch.finfo(scores.dtype).min
+        )  # padding sees nothing
     found = scores.softmax(-1).flatten(2, 3) @ value
     return found.view(batch, heads, length, width).transpose(1, 2), None
 
@@ -80,7 +82,11 @@ def prefill(model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Te
     mask = torch.cat([mask_BT.new_ones(batch, len(prefix)), mask_BT], dim=1)
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, len(prefix) :]
     out = model.base_model(
-        inputs_embeds=prompts_BTD, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        inputs_embeds=prompts_BTD,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
     )
     return out.last_hidden_state[:, -1], mask
 

@@ -62,7 +62,11 @@ def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
 
 
 def completion_logps(
-    hidden_ND: torch.Tensor, head: nn.Linear, ids_BC: torch.Tensor, mask_BC: torch.Tensor, temperature: float = 1.0
+    hidden_ND: torch.Tensor,
+    head: nn.Linear,
+    ids_BC: torch.Tensor,
+    mask_BC: torch.Tensor,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The log-probability (B, C) of each completion token, and the entropy (B, C) there; 0 for padding."""
     kept = mask_BC.bool()
@@ -86,7 +90,9 @@ def sampling_kl(sampler_logps_N: torch.Tensor, policy_logps_N: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def sequence_logps(student: SpeechStudent, prompts: list[SoftTokens], completions: list[list[int]]) -> torch.Tensor:
+def sequence_logps(
+    student: SpeechStudent, prompts: list[SoftTokens], completions: list[list[int]]
+) -> torch.Tensor:
     """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
     unique = list({id(p): p for p in prompts}.values())
     place = {id(p): i for i, p in enumerate(unique)}

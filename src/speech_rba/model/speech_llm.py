@@ -14,9 +14,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 
-from speech_rba.assets import resolve
+from speech_rba.assets.resolve import resolve
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import SAMPLING_RATE, Heard
+from speech_rba.model.audio_tower import SAMPLING_RATE, Hypothesis
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.speech_student import SpeechStudent
 
@@ -34,8 +34,8 @@ class SpeechLlmConfig(PreTrainedConfig):
     ):  # fmt: skip
         self.speech_llm, self.audio_tower, self.system_prompt = speech_llm, audio_tower, system_prompt
         self.max_transcript_tokens, self.max_completion_tokens = max_transcript_tokens, max_completion_tokens
-        # it names no doubts: an adapter takes part in every answer
-        self.soft_top_k, self.min_doubt, self.adapter_min_doubt = 1, 0.0, 0.0
+        # it names no is_uncertain: an adapter takes part in every answer
+        self.soft_top_k, self.min_asr_uncertainty, self.adapter_min_asr_uncertainty = 1, 0.0, 0.0
         super().__init__(**kwargs)
 
 
@@ -62,12 +62,12 @@ class SpeechLlmStudent(SpeechStudent):
             self.tokenizer.eos_token = end
 
     @torch.no_grad()
-    def hear(self, clips: list[np.ndarray], **_) -> list[Heard]:
+    def transcribe(self, clips: list[np.ndarray], **_) -> list[Hypothesis]:
         """The whole prompt around each clip, as the model would get it."""
         with tempfile.TemporaryDirectory() as folder:
-            return [self._heard(clip, Path(folder) / "clip.wav") for clip in clips]
+            return [self._transcribed(clip, Path(folder) / "clip.wav") for clip in clips]
 
-    def _heard(self, clip: np.ndarray, path: Path) -> Heard:
+    def _transcribed(self, clip: np.ndarray, path: Path) -> Hypothesis:
         soundfile.write(path, clip, SAMPLING_RATE, subtype="FLOAT")  # a file is what every processor takes
         inputs = self._prompt({"type": "audio", "path": str(path)})
         found = self._merged(inputs.to(self.device, self.dtype)).cpu()
@@ -78,7 +78,14 @@ class SpeechLlmStudent(SpeechStudent):
                 "processor that leaves the room for audio to the model is not supported"
             )
         none = torch.empty(0)
-        return Heard(ids, ids[:, None], torch.ones(len(ids), 1), found.float(), acoustics=none, mean_logprob=0.0)
+        return Hypothesis(
+            ids,
+            ids[:, None],
+            torch.ones(len(ids), 1),
+            found.float(),
+            attribute_features=none,
+            mean_logprob=0.0,
+        )
 
     def _prompt(self, content: dict) -> transformers.BatchFeature:
         before = [{"type": "text", "text": self.config.system_prompt}] if self.config.system_prompt else []
@@ -98,16 +105,18 @@ class SpeechLlmStudent(SpeechStudent):
             return merged.embeds
         finally:
             hook.remove()
-        raise UserError(f"{self.config.speech_llm} does not call its decoder with embeddings: it is not supported")
+        raise UserError(
+            f"{self.config.speech_llm} does not call its decoder with embeddings: it is not supported"
+        )
 
-    def understand(self, heard: Heard) -> SoftTokens:
-        return SoftTokens(heard.top_ids, heard.top_probs, heard.hidden, torch.empty(0))
+    def build_prompt(self, hypothesis: Hypothesis) -> SoftTokens:
+        return SoftTokens(hypothesis.top_ids, hypothesis.top_probs, hypothesis.hidden, torch.empty(0))
 
-    def transcript(self, heard: Heard) -> str | None:
+    def transcript(self, hypothesis: Hypothesis) -> str | None:
         return None
 
     @torch.no_grad()
-    def read(self, prompts: list[str]) -> list[SoftTokens]:
+    def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
         table = self.language_model.get_input_embeddings()
         found = []
         for prompt in prompts:

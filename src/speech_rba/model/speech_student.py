@@ -10,7 +10,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import Heard
+from speech_rba.model.audio_tower import Hypothesis
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.generation import generate, prefill
 from speech_rba.model.language import embed
@@ -28,26 +28,28 @@ class SpeechStudent(PreTrainedModel):
     _supports_sdpa = True
 
     @property
-    def hears_as_judge(self) -> bool:
+    def transcribes_as_judge(self) -> bool:
         """Whether its transcripts are those of the Whisper that judges."""
         return False
 
     def get_ready(self) -> None:
         """Loads now what would be loaded with the first clip."""
 
-    def hear(self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype) -> list[Heard]:
+    def transcribe(
+        self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
+    ) -> list[Hypothesis]:
         """What it hears in each clip (float32, 16 kHz mono), with `top_k` alternatives if it has any."""
         raise NotImplementedError
 
-    def understand(self, heard: Heard) -> SoftTokens:
+    def build_prompt(self, hypothesis: Hypothesis) -> SoftTokens:
         """The prompt that it makes of what it heard."""
         raise NotImplementedError
 
-    def transcript(self, heard: Heard) -> str | None:
+    def transcript(self, hypothesis: Hypothesis) -> str | None:
         """The words of what it heard; None if it writes none down."""
         raise NotImplementedError
 
-    def read(self, prompts: list[str]) -> list[SoftTokens]:
+    def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
         """Written prompts in the same form: what the teacher and the cascade get."""
         raise NotImplementedError
 
@@ -59,18 +61,18 @@ class SpeechStudent(PreTrainedModel):
         """For PEFT: which layers are trained, those of the language model with these names among them."""
         raise NotImplementedError
 
-    def listen(self, clips: list[np.ndarray]) -> tuple[list[SoftTokens], list[str | None]]:
+    def encode_audio(self, clips: list[np.ndarray]) -> tuple[list[SoftTokens], list[str | None]]:
         """The prompt and the transcript of each clip (float32, 16 kHz mono), whatever its batch."""
         limits = {"top_k": self.config.soft_top_k, "max_tokens": self.config.max_transcript_tokens}
-        heard = self.hear(clips, **limits, dtype=torch.float32)
-        return [self.understand(h) for h in heard], [self.transcript(h) for h in heard]
+        hypotheses = self.transcribe(clips, **limits, dtype=torch.float32)
+        return [self.build_prompt(h) for h in hypotheses], [self.transcript(h) for h in hypotheses]
 
-    def doubts(self, prompt: SoftTokens) -> bool:
-        """Whether `prompt` was heard with so much doubt that an adapter learns from it."""
-        return prompt.doubt >= self.config.min_doubt
+    def is_uncertain(self, prompt: SoftTokens) -> bool:
+        """Whether `prompt` was heard with so much asr_uncertainty that an adapter learns from it."""
+        return prompt.asr_uncertainty >= self.config.min_asr_uncertainty
 
-    def sounds(self, prompt: SoftTokens) -> bool:
-        """Whether the answer depends on `prompt.acoustics`."""
+    def uses_attributes(self, prompt: SoftTokens) -> bool:
+        """Whether the answer depends on `prompt.attribute_features`."""
         return False
 
     def forward(
@@ -115,18 +117,24 @@ class SpeechStudent(PreTrainedModel):
         """Writes the config and what is not frozen; the frozen parts are named in the config, not copied."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
-        weights = {name: w.contiguous() for name, w in self.state_dict().items() if not name.startswith(FROZEN)}
+        weights = {
+            name: w.contiguous() for name, w in self.state_dict().items() if not name.startswith(FROZEN)
+        }
         save_file(weights, Path(folder) / "model.safetensors")
 
     @classmethod
-    def from_pretrained(cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs) -> "SpeechStudent":
+    def from_pretrained(
+        cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs
+    ) -> "SpeechStudent":
         """The student saved in `folder`, its language model in `dtype`.
 
         Raises:
             UserError: a weight is missing or of another student.
         """
         student = cls(cls.config_class.from_pretrained(folder), dtype)
-        missing, unknown = student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+        missing, unknown = student.load_state_dict(
+            load_file(Path(folder) / "model.safetensors"), strict=False
+        )
         if wrong := [*(name for name in missing if not name.startswith(FROZEN)), *unknown]:
             raise UserError(f"{folder} was saved by another version: {', '.join(wrong)}; run its stage again")
         return student.eval()

@@ -21,8 +21,8 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError
 
+from speech_rba.config import Params, load_params
 from speech_rba.errors import UserError
-from speech_rba.params import Params, load_params
 
 ROOT = Path(__file__).parents[3]  # of the source tree, where the package is installed editable
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -45,7 +45,9 @@ def main(run: Callable) -> None:
     )
     warnings.simplefilter("ignore", FutureWarning)  # of what the next version of a pinned library will lack
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("great_expectations").propagate = False  # of folders that it makes; warnings reach stderr anyway
+    logging.getLogger(
+        "great_expectations"
+    ).propagate = False  # of folders that it makes; warnings reach stderr anyway
     parser = argparse.ArgumentParser(description=inspect.getdoc(run))
     signature = inspect.signature(run).parameters
     for name, parameter in list(signature.items())[1:]:
@@ -67,7 +69,9 @@ def main(run: Callable) -> None:
 def check_inputs(given: dict[str, Path | str]) -> None:
     """Raises UserError where a path among a stage's arguments does not exist."""
     if missing := [str(path) for path in given.values() if isinstance(path, Path) and not path.exists()]:
-        raise UserError(f"{', '.join(missing)} is missing: run the stage that makes it, or all of them with `make run`")
+        raise UserError(
+            f"{', '.join(missing)} is missing: run the stage that makes it, or all of them with `make run`"
+        )
 
 
 def keep_freed_memory() -> None:

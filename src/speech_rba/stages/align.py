@@ -10,24 +10,31 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
-from speech_rba.assets import sha256
+from speech_rba.alignment.examples import Example, load_examples
+from speech_rba.alignment.methods import kd, sft
+from speech_rba.alignment.methods.dpo import DpoTrainer
+from speech_rba.alignment.methods.kd import KdTrainer
+from speech_rba.alignment.methods.opd import OpdTrainer
+from speech_rba.alignment.methods.sft import SftTrainer
+from speech_rba.alignment.trainer import Log, common, resume
+from speech_rba.assets.resolve import sha256
+from speech_rba.compute.device import fast_dtype
+from speech_rba.config import Distillation, Params
 from speech_rba.errors import UserError
-from speech_rba.model.language import fast_dtype
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.students import load_student
-from speech_rba.params import Distillation, Params
 from speech_rba.stages import main, publish, workdir
-from speech_rba.training import kd, sft
-from speech_rba.training.dpo import DpoTrainer
-from speech_rba.training.kd import KdTrainer
-from speech_rba.training.loop import Log, common, resume
-from speech_rba.training.opd import OpdTrainer
-from speech_rba.training.sft import SftTrainer
-from speech_rba.training.store import Example, load_examples
 
 
 def run(
-    params: Params, method: str, rows: Path, features: Path, validation: Path, gate: Path, base: Path, out: Path
+    params: Params,
+    method: str,
+    rows: Path,
+    features: Path,
+    validation: Path,
+    gate: Path,
+    base: Path,
+    out: Path,
 ) -> None:
     """The adapter of one method. A killed run goes on from its last checkpoint."""
     if method not in params.align.methods:
@@ -36,7 +43,7 @@ def run(
         raise UserError(f"{gate}/gate.json has not passed: look at the validation report")
     work = workdir("align", params, method, rows, features, validation / "accepted.jsonl", gate, base)
     student = load_student(base, fast_dtype())
-    examples = doubtful(load_examples(student, rows, features, validation, "train"), student)
+    examples = uncertain_examples(load_examples(student, rows, features, validation, "train"), student)
     model = with_lora(student, params)
     log, settings = Log(work / "log.jsonl"), params.align
     if settings.start_from:
@@ -51,7 +58,9 @@ def run(
         wanted = getattr(settings, method)
         num_steps, num_samples = distill(method, model, examples, params, wanted, work / method, log)
     with publish(out, work) as folder:
-        model.peft_config["default"].base_model_name_or_path = base_model(params)  # else a folder of this machine
+        model.peft_config["default"].base_model_name_or_path = base_model(
+            params
+        )  # else a folder of this machine
         model.save_pretrained(folder, save_embedding_layers=False)  # they are not trained
         shutil.copy(work / "log.jsonl", folder / "log.jsonl")
         summary = {
@@ -69,17 +78,17 @@ def run(
     print(f"{method}: {num_steps} steps, {num_samples} samples, {summary['minutes']:.1f} minutes")
 
 
-def doubtful(examples: list[Example], student: SpeechStudent) -> list[Example]:
-    """Those heard in doubt: of the others the student makes what its teacher reads.
+def uncertain_examples(examples: list[Example], student: SpeechStudent) -> list[Example]:
+    """Those heard in asr_uncertainty: of the others the student makes what its teacher reads.
 
     Raises:
         UserError: there are none.
     """
-    chosen = [example for example in examples if student.doubts(example.spoken)]
+    chosen = [example for example in examples if student.is_uncertain(example.spoken)]
     if not chosen:
         raise UserError(
-            f"none of {len(examples)} training clips was heard with as much doubt as base.min_doubt, "
-            f"{student.config.min_doubt}: lower it, or let voice make harder clips"
+            f"none of {len(examples)} training clips was heard with as much asr_uncertainty as base.min_asr_uncertainty, "
+            f"{student.config.min_asr_uncertainty}: lower it, or let voice make harder clips"
         )
     return chosen
 
@@ -91,7 +100,9 @@ def with_lora(student: SpeechStudent, params: Params) -> PeftModel:
         UserError: the language model has no layer of a name in align.lora_target_modules.
     """
     wanted, decoder = params.align.lora_target_modules, student.language_model.get_decoder()
-    linear = {name.split(".")[-1] for name, module in decoder.named_modules() if type(module) is torch.nn.Linear}
+    linear = {
+        name.split(".")[-1] for name, module in decoder.named_modules() if type(module) is torch.nn.Linear
+    }
     if unknown := [name for name in wanted if name not in linear]:
         raise UserError(
             f"align.lora_target_modules names {', '.join(unknown)}, which the language model does not have: "
@@ -117,7 +128,9 @@ def go_on_from(start_from: str, model: PeftModel, base: str) -> None:
     folder, _, expected = start_from.rpartition("#")
     weights, config = (Path(folder) / name for name in ("adapter_model.safetensors", "adapter_config.json"))
     if not weights.exists() or not config.exists():
-        raise UserError(f"align.start_from, {folder}, holds no adapter: name another folder, or null to start anew")
+        raise UserError(
+            f"align.start_from, {folder}, holds no adapter: name another folder, or null to start anew"
+        )
     if (found := sha256(weights)[:16]) != expected:
         raise UserError(
             f"align.start_from names {folder} as it was with {expected}; it now holds {found}: bring that adapter "
@@ -128,7 +141,9 @@ def go_on_from(start_from: str, model: PeftModel, base: str) -> None:
     state = load_file(weights)
     wanted = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
     if wrong := wanted.items() ^ {name: weight.shape for name, weight in state.items()}.items():
-        raise UserError(f"{folder} is of a model of another size: {', '.join(sorted({name for name, _ in wrong})[:3])}")
+        raise UserError(
+            f"{folder} is of a model of another size: {', '.join(sorted({name for name, _ in wrong})[:3])}"
+        )
     set_peft_model_state_dict(model, state)
 
 
@@ -150,7 +165,13 @@ def fits(config: dict, own: dict, folder: str) -> None:
 
 
 def distill(
-    method: str, model: PeftModel, examples: list[Example], params: Params, wanted: Distillation, work: Path, log: Log
+    method: str,
+    model: PeftModel,
+    examples: list[Example],
+    params: Params,
+    wanted: Distillation,
+    work: Path,
+    log: Log,
 ) -> tuple[int, int]:
     """Trains by `method` for as long as is `wanted`; how many steps and samples that is."""
     batch = params.align.per_device_train_batch_size
@@ -164,7 +185,9 @@ def distill(
     else:
         data |= {"data_collator": kd.collate, "max_new_tokens": params.align.max_completion_tokens}
         trainer = (
-            OpdTrainer(model, args, **data) if method == "opd" else DpoTrainer(model, args, beta=wanted.beta, **data)
+            OpdTrainer(model, args, **data)
+            if method == "opd"
+            else DpoTrainer(model, args, beta=wanted.beta, **data)
         )
     resume(trainer, log, method, wanted.max_steps)
     return wanted.max_steps, wanted.max_steps * batch
@@ -178,13 +201,13 @@ def train_rba(model, examples: list[Example], params: Params, work: Path, log: L
     """
     from trl import GRPOConfig
 
-    from speech_rba.training.rba import RbaTrainer, reward_functions, weighted
+    from speech_rba.alignment.methods.rba import RbaTrainer, reward_functions, weighted
 
     settings = params.align.rba
     if len(examples) < (needed := rba_batch(params) // settings.num_generations):
         raise UserError(
-            f"a step of rba takes {needed} clips, and {len(examples)} were heard in doubt: lower "
-            "align.per_device_train_batch_size or base.min_doubt, or raise align.rba.num_generations"
+            f"a step of rba takes {needed} clips, and {len(examples)} were heard in asr_uncertainty: lower "
+            "align.per_device_train_batch_size or base.min_asr_uncertainty, or raise align.rba.num_generations"
         )
     functions = reward_functions(model, examples, params.assets.embedder)
     reward_funcs, reward_weights = weighted(functions, settings)
@@ -200,7 +223,7 @@ def train_rba(model, examples: list[Example], params: Params, work: Path, log: L
         reward_weights=reward_weights,
         gradient_checkpointing=False,
     )
-    trainer = RbaTrainer(model, examples, args, reward_funcs, settings.dense_weight)
+    trainer = RbaTrainer(model, examples, args, reward_funcs, settings.kl_coef)
     trainer.add_callback(log)
     resume(trainer, log, "rba", settings.max_steps)
 

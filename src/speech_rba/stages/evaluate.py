@@ -10,24 +10,24 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from speech_rba.alignment.reward_hacking import reward_hacking
+from speech_rba.alignment.rewards import teacher_pmi
+from speech_rba.compute.device import fast_products
+from speech_rba.config import Params
 from speech_rba.data.measures import word_error_rate
 from speech_rba.errors import UserError
-from speech_rba.evaluation.alarms import alarms
 from speech_rba.evaluation.instructions import followed, verdicts
+from speech_rba.evaluation.items import Item, load_items
 from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
-from speech_rba.evaluation.suites import Item, load_items
 from speech_rba.evaluation.translation import sentence_chrf, translated
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
-from speech_rba.model.language import fast_products
 from speech_rba.model.speech_student import SpeechStudent
-from speech_rba.params import Params
 from speech_rba.records import ALIGNMENT, Answer, Question, write_jsonl
 from speech_rba.stages import main, publish
-from speech_rba.training.rewards import teacher_pmi
 
 BATCH = 32  # answers scored at once
 LIKE = 16  # characters
@@ -60,7 +60,9 @@ def run(
     check_splits(items)
     answers, cost = answer_all(unaligned, embed, items, base, {m: methods / m for m in params.align.methods})
     for split in HELD_OUT:
-        add_measures(unaligned.student, embed, [i for i in items if i.split == split], of_split(answers, split))
+        add_measures(
+            unaligned.student, embed, [i for i in items if i.split == split], of_split(answers, split)
+        )
     scores = report(params, items, answers, methods)
     scores |= {"cost": cost, "minutes": (time.perf_counter() - started) / 60}
     with publish(out) as folder:
@@ -85,8 +87,10 @@ def answer_all(
     for item in items:
         first_of_row.setdefault((item.suite, item.row_id), item)
     once = list(first_of_row.values())
-    written = Reading(once, student.read([item.prompt for item in once]), is_text=True)
-    transcribed = Reading(items, student.read([item.heard for item in items]), is_text=False)
+    written = Reading(once, student.text_prompts([item.prompt for item in once]), is_text=True)
+    transcribed = Reading(
+        items, student.text_prompts([item.judge_hypothesis for item in items]), is_text=False
+    )
     spoken = Reading(items, [item.spoken for item in items], is_text=False)
     systems = {"text": (None, [written]), "cascade": (None, [transcribed]), "base": (None, [spoken])}
     systems |= {method: (adapter, [spoken, written]) for method, adapter in adapters.items()}
@@ -114,7 +118,9 @@ def new_answers(
     """(response, metrics) by key of what `unadapted` does not tell already; and what that cost."""
     keys = [key_of(answering.student, *pair) for pair in zip(reading.items, reading.prompts, strict=True)]
     asked = dict(zip(keys, zip(reading.items, reading.prompts, strict=True), strict=True))
-    new = [k for k, (_, prompt) in asked.items() if (answering.adapts(prompt) if adapted else k not in unadapted)]
+    new = [
+        k for k, (_, prompt) in asked.items() if (answering.adapts(prompt) if adapted else k not in unadapted)
+    ]
     items, prompts = [asked[key][0] for key in new], [asked[key][1] for key in new]
     began = time.perf_counter()
     with tqdm(total=len(prompts), desc=f"answer {system}", mininterval=2, disable=not prompts) as bar:
@@ -134,20 +140,24 @@ def add_measures(student: SpeechStudent, embed: Callable, items: list[Item], ans
     """Gives the answers of a split the measures that compare several texts."""
     judged = {(i.suite, i.row_id): i.prompt for i in items if i.suite == ALIGNMENT or i.question.judged}
     add_pmi(student, judged, answers)
-    add_relevance(embed, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
+    add_prompt_retrieval(embed, {i.row_id: i.prompt for i in items if i.suite == ALIGNMENT}, answers)
 
 
 def report(params: Params, items: list[Item], answers: list[Answer], methods: Path) -> dict:
     """scores.json but for costs: the tables of the test, and those of validation by which is chosen."""
     systems = list(dict.fromkeys(answer.system for answer in answers))
-    test, chosen_by = (score_table(of_split(answers, s), systems, params.evaluate) for s in ("test", "validation"))
+    test, chosen_by = (
+        score_table(of_split(answers, s), systems, params.evaluate) for s in ("test", "validation")
+    )
     scores = {"systems": systems, **test, "validation": chosen_by["scores"]}
-    watched, paired = params.evaluate.alarms, chosen_by["paired"]
-    scores["alarms"] = {m: alarms(methods / m, m, paired, watched) for m in params.align.methods}
+    watched, paired = params.evaluate.reward_hacking, chosen_by["paired"]
+    scores["reward_hacking"] = {
+        m: reward_hacking(methods / m, m, paired, watched) for m in params.align.methods
+    }
     reported = of_split(answers, "test")
     scores["translated"] = translated(reported, {(i.suite, i.row_id): i.question.translations for i in items})
     scores["followed"] = followed(reported, {(i.suite, i.row_id): i.question.instructions for i in items})
-    scores["wer"] = hearing([item for item in items if item.split == "test"])
+    scores["wer"] = wer_table([item for item in items if item.split == "test"])
     return scores
 
 
@@ -161,7 +171,7 @@ def cost_of(system: str, took: dict, audio_s: float) -> dict:
 def key_of(student: SpeechStudent, item: Item, prompt: SoftTokens) -> tuple:
     """What two clips of a row have in common that are heard alike, and read alike by the unadapted student."""
     words = (prompt.ids, prompt.weights, prompt.hidden)
-    sound = [prompt.acoustics] if student.sounds(prompt) else []
+    sound = [prompt.attribute_features] if student.uses_attributes(prompt) else []
     return item.suite, item.row_id, *(tensor.numpy().tobytes() for tensor in (*words, *sound))
 
 
@@ -173,7 +183,7 @@ def score(
     prompts: list[SoftTokens],
     responses: list[str],
 ) -> list[dict[str, float]]:
-    """The metrics of each answer: agreement with the teacher on synthesized rows, and the verdict on a suite's."""
+    """The metrics of each answer: teacher_similarity with the teacher on synthesized rows, and the verdict on a suite's."""
     metrics: list[dict[str, float]] = [{} for _ in items]
     aligned = [i for i, item in enumerate(items) if item.reference]
     aligned.sort(key=lambda i: like(items[i].prompt, items[i].reference))
@@ -181,10 +191,10 @@ def score(
         batch = aligned[start : start + BATCH]
         said, expected = [responses[i] for i in batch], [items[i].reference for i in batch]
         cosine = (embed(said) * embed(expected)).sum(-1).tolist()
-        logps = reference_logps(answering, [prompts[i] for i in batch], expected)
+        logps = teacher_logps(answering, [prompts[i] for i in batch], expected)
         for i, c, lp in zip(batch, cosine, logps, strict=True):
             f1 = token_f1(responses[i], items[i].reference)
-            metrics[i] = {"token_f1": f1, "agreement": c, "reference_logp": lp}
+            metrics[i] = {"token_f1": f1, "teacher_similarity": c, "teacher_logp": lp}
     for i, item in enumerate(items):
         metrics[i] |= {name: float(value) for name, value in verdict(item.question, responses[i]).items()}
         if item.question.translations:
@@ -225,14 +235,14 @@ def answer_of(system: str, item: Item, is_text: bool, response: str, metrics: di
         heldout_voice=False if is_text else item.heldout_voice,
         snr_db=None if is_text else item.snr_db,
         prompt=item.prompt,
-        heard="" if is_text else item.heard,
-        hypothesis=None if is_text else item.student_heard,
+        judge_hypothesis="" if is_text else item.judge_hypothesis,
+        hypothesis=None if is_text else item.student_hypothesis,
         response=response,
         metrics=dict(metrics),
     )
 
 
-def reference_logps(answering: AlignedStudent, prompts: list[SoftTokens], references: list[str]) -> list[float]:
+def teacher_logps(answering: AlignedStudent, prompts: list[SoftTokens], references: list[str]) -> list[float]:
     """Mean log-probability a token, in nats, that a system gives to the words of the teacher's answers.
 
     Without the end of the answer: the teacher did not write one where the token limit cut it. Products are in the fast
@@ -255,7 +265,7 @@ def add_pmi(student: SpeechStudent, written: dict[tuple[str, str], str], answers
     found: dict[tuple[tuple[str, str], str], float] = {}
     for start in tqdm(range(0, len(pairs), BATCH), desc="mutual information", mininterval=2):
         batch = pairs[start : start + BATCH]
-        prompts = student.read([written[row] for row, _ in batch])
+        prompts = student.text_prompts([written[row] for row, _ in batch])
         ids = student.tokenizer([response for _, response in batch], add_special_tokens=False).input_ids
         with fast_products(student.device):
             found |= dict(zip(batch, teacher_pmi(student, prompts, ids), strict=True))
@@ -263,8 +273,8 @@ def add_pmi(student: SpeechStudent, written: dict[tuple[str, str], str], answers
         answer.metrics["teacher_pmi"] = found.get(((answer.suite, answer.row_id), answer.response), 0.0)
 
 
-def add_relevance(embed: Callable, written: dict[str, str], answers: list[Answer]) -> None:
-    """Gives each answer to a synthesized row its `relevance`: whether one can tell from it what was asked.
+def add_prompt_retrieval(embed: Callable, written: dict[str, str], answers: list[Answer]) -> None:
+    """Gives each answer to a synthesized row its `prompt_retrieval_mrr`: whether one can tell from it what was asked.
 
     It is 1 over the rank of its own prompt among those of all `written`, by the cosine of answer and prompt. No
     reward knows these embeddings of prompts, and no teacher is asked.
@@ -280,19 +290,21 @@ def add_relevance(embed: Callable, written: dict[str, str], answers: list[Answer
     cosines = dict(zip(said, said_NE @ prompts_RE.T, strict=True))
     for answer in mine:
         found = cosines[answer.response]
-        answer.metrics["relevance"] = 1 / (1 + (found > found[rows.index(answer.row_id)]).sum().item())
+        answer.metrics["prompt_retrieval_mrr"] = 1 / (
+            1 + (found > found[rows.index(answer.row_id)]).sum().item()
+        )
 
 
-def hearing(items: list[Item]) -> list[dict]:
-    """Word error rate of the 1-best, of Whisper as it came and of the student's ears, by suite and condition."""
+def wer_table(items: list[Item]) -> list[dict]:
+    """Word error rate of the 1-best, of Whisper as it came and of the student's asr_adapter, by suite and condition."""
     groups = defaultdict(list)
     for item in items:
         groups[item.suite, item.condition].append(item)
     return [
-        {"suite": suite, "condition": condition, "ears": ears, "n": len(group)}
+        {"suite": suite, "condition": condition, "asr_adapter": asr_adapter, "n": len(group)}
         | {"value": word_error_rate([i.prompt for i in group], [getattr(i, field) for i in group])}
         for (suite, condition), group in groups.items()
-        for ears, field in (("Whisper", "heard"), ("student", "student_heard"))
+        for asr_adapter, field in (("Whisper", "judge_hypothesis"), ("student", "student_hypothesis"))
         if getattr(group[0], field) is not None
     ]
 

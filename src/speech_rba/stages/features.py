@@ -1,7 +1,7 @@
-"""artifacts/voice or suites/NAME, artifacts/base -> features or suite_features/NAME: table.jsonl, heard.safetensors.
+"""artifacts/voice or suites/NAME, artifacts/base -> features or suite_features/NAME: table.jsonl, hypotheses.safetensors.
 
 The student hears every clip, and what it hears is kept with its alternatives. Whisper as it came judges clean speech
-and hears the test for the cascade; what it makes of spoiled training speech nobody asks.
+and hears the test for the cascade; what it makes of degraded training speech nobody asks.
 """
 
 import json
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from speech_rba.compute.device import fast_dtype
+from speech_rba.config import Params
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, Heard, hear, load_audio_tower
-from speech_rba.model.heard import load_heard, save_heard
-from speech_rba.model.language import fast_dtype
+from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, Hypothesis, load_audio_tower, transcribe
+from speech_rba.model.hypotheses import load_hypotheses, save_hypotheses
 from speech_rba.model.students import load_student
-from speech_rba.params import Params
 from speech_rba.records import Clip, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
 
@@ -37,47 +37,51 @@ def run(params: Params, voice: Path, base: Path, out: Path) -> None:
     of_interest = [clip for clip in clips if clip.split != "train" or clip.condition == "clean"]
     work = workdir("features", params, voice, base)
     limit = {"max_tokens": student.config.max_transcript_tokens}
-    listeners = {"student": (partial(student.hear, top_k=student.config.soft_top_k, **limit), clips)}
-    if not student.hears_as_judge:
-        listeners["judge"] = (partial(hear, judge, top_k=1, **limit), of_interest)
-    heard, ms = {}, {}
-    for name, (listen, chosen) in listeners.items():
-        found, ms[name] = hear_all(listen, voice, chosen, work, name)
-        heard[name] = dict(zip((clip.id for clip in chosen), found, strict=True))
-    judged = {clip.id: heard.get("judge", heard["student"])[clip.id] for clip in of_interest}
+    listeners = {"student": (partial(student.transcribe, top_k=student.config.soft_top_k, **limit), clips)}
+    if not student.transcribes_as_judge:
+        listeners["judge"] = (partial(transcribe, judge, top_k=1, **limit), of_interest)
+    hypotheses, ms = {}, {}
+    for name, (encode_audio, chosen) in listeners.items():
+        found, ms[name] = transcribe_all(encode_audio, voice, chosen, work, name)
+        hypotheses[name] = dict(zip((clip.id for clip in chosen), found, strict=True))
+    judged = {clip.id: hypotheses.get("judge", hypotheses["student"])[clip.id] for clip in of_interest}
     table = []
     for clip in tqdm(clips, desc="measure", mininterval=2):
         h = judged.get(clip.id)
         of_judge, confidence = (judge.text(h.token_ids.tolist()), h.mean_logprob) if h else (None, None)
-        of_student = student.transcript(heard["student"][clip.id])
+        of_student = student.transcript(hypotheses["student"][clip.id])
         table.append(measure(load(voice, clip), clip.transcript, of_judge, of_student, confidence, clip.id))
     report = {"num_clips": len(clips), "minutes": (time.perf_counter() - started) / 60, "ms_per_clip": ms}
     with publish(out, work) as folder:
         write_jsonl(folder / "table.jsonl", table)
-        save_heard(folder / "heard.safetensors", list(heard["student"].values()))
+        save_hypotheses(folder / "hypotheses.safetensors", list(hypotheses["student"].values()))
         (folder / "report.json").write_text(json.dumps(report, indent=2))
-    print(f"{len(clips)} clips heard, ms a clip: {', '.join(f'{name} {v:.0f}' for name, v in ms.items())}")
+    print(
+        f"{len(clips)} clips transcribed, ms a clip: {', '.join(f'{name} {v:.0f}' for name, v in ms.items())}"
+    )
 
 
-def hear_all(
-    listen: Callable[..., list[Heard]], voice: Path, clips: list[Clip], work: Path, name: str
-) -> tuple[list[Heard], float]:
-    """What `listen` hears in each clip, and the milliseconds a clip; rounds that `work` holds are not heard again.
+def transcribe_all(
+    encode_audio: Callable[..., list[Hypothesis]], voice: Path, clips: list[Clip], work: Path, name: str
+) -> tuple[list[Hypothesis], float]:
+    """What `encode_audio` hears in each clip, and the milliseconds a clip; rounds that `work` holds are not heard again.
 
     Held-out clips are heard as the served student hears, in float32; training clips in the fast dtype.
     """
-    found: dict[int, Heard] = {}
+    found: dict[int, Hypothesis] = {}
     started, fresh = time.perf_counter(), 0
     for precision, dtype in (("exact", torch.float32), ("fast", fast_dtype())):
         chosen = [i for i, clip in enumerate(clips) if (clip.split == "train") == (precision == "fast")]
         chosen.sort(key=lambda i: (clips[i].duration_s, clips[i].id))  # like lengths, short windows
-        for start in tqdm(range(0, len(chosen), BATCH * ROUND), desc=f"hear, {name}, {precision}", mininterval=2):
+        for start in tqdm(
+            range(0, len(chosen), BATCH * ROUND), desc=f"transcribe, {name}, {precision}", mininterval=2
+        ):
             places = chosen[start : start + BATCH * ROUND]
             path = work / f"{name}-{precision}-{start:06}.safetensors"
             if not path.exists():
-                hear_round(partial(listen, dtype=dtype), voice, [clips[i] for i in places], path)
+                transcribe_round(partial(encode_audio, dtype=dtype), voice, [clips[i] for i in places], path)
                 fresh += len(places)
-            found |= dict(zip(places, load_heard(path, list(range(len(places)))), strict=True))
+            found |= dict(zip(places, load_hypotheses(path, list(range(len(places)))), strict=True))
     return [found[i] for i in range(len(clips))], 1000 * (time.perf_counter() - started) / max(1, fresh)
 
 
@@ -89,13 +93,15 @@ def load(voice: Path, clip: Clip) -> np.ndarray:
         return np.zeros(0, dtype=np.float32)
 
 
-def hear_round(listen: Callable[..., list[Heard]], voice: Path, clips: list[Clip], path: Path) -> None:
+def transcribe_round(
+    encode_audio: Callable[..., list[Hypothesis]], voice: Path, clips: list[Clip], path: Path
+) -> None:
     """Writes what was heard in `clips` to `path`, whole or not at all. An unreadable clip is heard as nothing."""
     audio = [load(voice, clip)[: MAX_SECONDS * SAMPLING_RATE] for clip in clips]
     audio = [a if len(a) else np.zeros(SAMPLING_RATE // 2, dtype=np.float32) for a in audio]
-    found = [h for i in range(0, len(audio), BATCH) for h in listen(audio[i : i + BATCH])]
+    found = [h for i in range(0, len(audio), BATCH) for h in encode_audio(audio[i : i + BATCH])]
     partial_file = path.with_suffix(".partial")
-    save_heard(partial_file, found)
+    save_hypotheses(partial_file, found)
     partial_file.replace(path)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
+from speech_rba.config import Params
 from speech_rba.errors import UserError
-from speech_rba.params import Params
 from speech_rba.records import Clip, Record, read_jsonl
 from speech_rba.stages import main, publish
 
@@ -56,10 +56,20 @@ def run(params: Params, validation: Path, out: Path) -> None:
     checks = [check for check in report.checks if check.critical]
     checks += amounts(params, report, read_jsonl(accepted, Clip))
     of_suites = [(f"{name}: ", check) for name, part in report.suites.items() for check in part.checks]
-    if failed := [(name, c) for name, c in [*(("", c) for c in checks), *of_suites] if c.critical and not c.passed]:
-        lines = [f"  {name}{check.name}: {check.observed}; expected: {check.expected}" for name, check in failed]
+    if failed := [
+        (name, c) for name, c in [*(("", c) for c in checks), *of_suites] if c.critical and not c.passed
+    ]:
+        lines = [
+            f"  {name}{check.name}: {check.observed}; expected: {check.expected}" for name, check in failed
+        ]
         raise UserError(
-            "\n".join(["the data may not be trained on:", *lines, f"see {validation}/report.html and quarantine.jsonl"])
+            "\n".join(
+                [
+                    "the data may not be trained on:",
+                    *lines,
+                    f"see {validation}/report.html and quarantine.jsonl",
+                ]
+            )
         )
     with open(accepted, "rb") as file:
         data_sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,13 +10,13 @@ import os
 import shutil
 from pathlib import Path
 
-from speech_rba import tracking
+from speech_rba.config import Params
 from speech_rba.errors import UserError
-from speech_rba.params import Params
 from speech_rba.records import ALIGNMENT, Answer, Clip, read_jsonl, write_jsonl
+from speech_rba.registry import tracking
 from speech_rba.stages import main, publish, workdir
 
-SERVING = Path(__file__).parents[1] / "model" / "serving.py"
+SERVING = Path(__file__).parents[1] / "registry" / "serving.py"
 
 
 def run(
@@ -76,13 +76,13 @@ def run(
 
 def tags_of(method: str, rank_by: str, gated: dict, scores: dict) -> dict[str, str]:
     """What a version is told from others by, but for its hashes."""
-    raised = [check["name"] for check in scores["alarms"][method] if not check["passed"]]
+    raised = [check["name"] for check in scores["reward_hacking"][method] if not check["passed"]]
     return {
         "method": method,
         "rank_by": rank_by,
         "validation_score": str(tracking.validation_score(scores, method, rank_by)),
         "test_score": str(tracking.main_score(scores, method, rank_by)),
-        "alarms": ", ".join(raised) or tracking.NO_ALARMS,
+        "reward_hacking": ", ".join(raised) or tracking.NO_REWARD_HACKING,
         "data_sha256": gated["data_sha256"],
         "git_commit": tracking.git_commit(),
     }
@@ -144,17 +144,17 @@ def store_answers(bundle: Path, clips: list[Path]) -> None:
 
 
 def describe(tags: dict[str, str], gated: dict, scores: dict) -> str:
-    """What the method was chosen by, the gate with the alarms, the scores over all conditions: Markdown."""
+    """What the method was chosen by, the gate with the reward_hacking, the scores over all conditions: Markdown."""
     systems = scores["systems"]
     lines = [
         "Method **{method}**, chosen by {rank_by} on validation: {validation_score}, on test {test_score}".format(
             **tags
         ),
         "",
-        "| gate, alarms | critical | passed | observed | expected |",
+        "| gate, reward_hacking | critical | passed | observed | expected |",
         "|---|---|---|---|---|",
     ]
-    checks = [*gated["checks"], *scores["alarms"][tags["method"]]]
+    checks = [*gated["checks"], *scores["reward_hacking"][tags["method"]]]
     lines += [
         "| {name} | {critical} | {passed} | {observed} | {expected} |".format(**check) for check in checks
     ]

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from speech_rba.config import Params
 from speech_rba.errors import UserError
-from speech_rba.evaluation.page import REFERENCES, Results, render
-from speech_rba.params import Params
 from speech_rba.records import ALIGNMENT, RECORDED, Answer, Clip, Feature, Row, read_jsonl
+from speech_rba.report.page import REFERENCES, Results, render
 from speech_rba.stages import main, publish
 
 ACCEPTED = ("accepted.jsonl", "accepted_suites.jsonl")
@@ -33,7 +33,9 @@ def run(
         rows={row.id: row for row in read_jsonl(synthesize / "rows.jsonl", Row)},
         clips={clip.id: clip for clip in clips},  # what others recorded is not ours to copy into a page
         features={feature.clip_id: feature for table in tables for feature in table},
-        answers=[answer for answer in read_jsonl(evaluation / "answers.jsonl", Answer) if answer.split == "test"],
+        answers=[
+            answer for answer in read_jsonl(evaluation / "answers.jsonl", Answer) if answer.split == "test"
+        ],
         scores=scores,
         synthesis=_json(synthesize / "report.json"),
         voice=_json(voice / "report.json"),

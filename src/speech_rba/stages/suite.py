@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from speech_rba.data.benchmarks import Recording, read_suite
+from speech_rba.config import Params
 from speech_rba.data.measures import decibels
-from speech_rba.params import Params
 from speech_rba.records import RECORDED, Clip, Question, write_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis import augment, voices
+from speech_rba.suites.read import Recording, read_suite
+from speech_rba.synthesis import augment
 from speech_rba.synthesis.conditions import CONDITIONS, SOUND, draw_strength, in_turn
+from speech_rba.synthesis.plan_clips import HeldOut, setting_of
 from speech_rba.synthesis.record_clips import check_ids, record_all, save_clip, write_clips
-from speech_rba.synthesis.recording import HeldOut, setting_of
+from speech_rba.synthesis.voices import voices
 
 CONDITIONS_PER_QUESTION = 1  # besides clean, of a question that is voiced
 RECORDING_DB = -24.0  # the level of a degraded recording, dB relative to full scale (RMS)
@@ -64,7 +65,7 @@ def plan_written(params: Params, name: str, questions: list[Question]) -> list[l
     speeches = []
     for number, question in enumerate(questions):
         split = "validation" if is_dealt(number, params.suite.validation_share) else "test"
-        key, setting = f"{name}-{question.id}", setting_of(question.manner)
+        key, setting = f"{name}-{question.id}", setting_of(question.attribute)
         settings = (CONDITIONS_PER_QUESTION, setting)
         speeches.append(turns[split].clips(key, question.id, name, question.prompt, *settings))
     return speeches
@@ -75,12 +76,16 @@ def is_dealt(number: int, share: float) -> bool:
     return share > 0 and (number == 0 or int(number * share) > int((number - 1) * share))
 
 
-def record_outside(params: Params, name: str, recordings: list[Recording], data: Path, work: Path) -> list[Clip]:
+def record_outside(
+    params: Params, name: str, recordings: list[Recording], data: Path, work: Path
+) -> list[Clip]:
     """The clips of each recording, in `work` too, where what is there already is kept."""
     talkers = voices.plan_talkers(params.voice, data)
 
     def draw_talkers(rng: np.random.Generator) -> list[np.ndarray]:
-        return [voices.talk(*talkers[i]) for i in rng.choice(len(talkers), augment.NUM_TALKERS, replace=False)]
+        return [
+            voices.talk(*talkers[i]) for i in rng.choice(len(talkers), augment.NUM_TALKERS, replace=False)
+        ]
 
     clips: list[Clip] = []
     for number, recording in enumerate(tqdm(recordings, desc=f"read {name}", mininterval=2)):
@@ -93,7 +98,7 @@ def record_outside(params: Params, name: str, recordings: list[Recording], data:
             audio = recording.read() if audio is None else audio
             rng = np.random.default_rng([params.suite.seed, number])
             strength = draw_strength(condition, params.voice, rng)
-            degraded = CONDITIONS[condition].spoil(audio, strength, rng, draw_talkers)
+            degraded = CONDITIONS[condition].degrade(audio, strength, rng, draw_talkers)
             if condition != "clean":
                 degraded = augment.at_level(degraded, RECORDING_DB)
             clip = outside_clip(clip_id, name, recording.question, condition, strength, audio)
@@ -103,7 +108,12 @@ def record_outside(params: Params, name: str, recordings: list[Recording], data:
 
 
 def outside_clip(
-    clip_id: str, suite: str, question: Question, condition: str, strength: dict[str, float], audio: np.ndarray
+    clip_id: str,
+    suite: str,
+    question: Question,
+    condition: str,
+    strength: dict[str, float],
+    audio: np.ndarray,
 ) -> Clip:
     return Clip(
         id=clip_id, row_id=question.id, suite=suite, split="test", path=f"clips/{clip_id}.flac",

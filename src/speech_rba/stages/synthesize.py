@@ -14,13 +14,14 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from speech_rba.compute.device import fast_dtype
+from speech_rba.config import Assets, Params, Synthesize
 from speech_rba.data.ifeval import followed_share
 from speech_rba.errors import UserError
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.frame import end_with_the_line, translation_frame
-from speech_rba.model.language import fast_dtype, load_language_model, load_tokenizer
+from speech_rba.model.language import load_language_model, load_tokenizer
 from speech_rba.model.text import whole_sentences
-from speech_rba.params import Assets, Params, Synthesize
 from speech_rba.records import (
     Constraint,
     Instruction,
@@ -35,7 +36,13 @@ from speech_rba.records import (
 )
 from speech_rba.stages import main, publish, workdir
 from speech_rba.synthesis.constraints import constrained
-from speech_rba.synthesis.filters import SPEAKABLE, NearDuplicates, completion_fault, query_fault, translation_fault
+from speech_rba.synthesis.filters import (
+    SPEAKABLE,
+    NearDuplicates,
+    completion_fault,
+    query_fault,
+    translation_fault,
+)
 from speech_rba.synthesis.teacher import Text, ask_about, chat_ids, prequery, speak_of, template_hash, write
 
 SETTINGS = {  # of each task, what says how many rows to keep
@@ -54,7 +61,9 @@ class Teacher(NamedTuple):
     exact: PreTrainedModel  # float32: in bfloat16 a greedy answer depends on its batch
     tokenizer: PreTrainedTokenizerBase
     unspeakable_V: torch.Tensor  # bool: the tokens that no spoken text holds
-    embed: Callable[[list[str]], torch.Tensor] | None  # where it translates: tells whether two sentences say the same
+    embed: (
+        Callable[[list[str]], torch.Tensor] | None
+    )  # where it translates: tells whether two sentences say the same
 
 
 class Candidate(Record):
@@ -73,12 +82,14 @@ class Candidate(Record):
 def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> None:
     """Rows that the filters kept, rejected ones with their reasons; rounds already written are not written again.
 
-    The texts of the `purpose` "ears" are others than those of "alignment".
+    The texts of the `purpose` "asr_adapter" are others than those of "alignment".
     """
-    if purpose not in ("alignment", "ears"):
-        raise UserError(f"no purpose {purpose!r}; allowed: alignment, ears")
-    if purpose == "ears":
-        others = params.synthesize.model_copy(update=params.ears.texts.model_dump() | {"num_constrained": 0})
+    if purpose not in ("alignment", "asr_adapter"):
+        raise UserError(f"no purpose {purpose!r}; allowed: alignment, asr_adapter")
+    if purpose == "asr_adapter":
+        others = params.synthesize.model_copy(
+            update=params.asr_adapter.texts.model_dump() | {"num_constrained": 0}
+        )
         params = params.model_copy(update={"synthesize": others})
     settings = params.synthesize
     topics = (data / "topics.txt").read_text().split("\n")
@@ -242,7 +253,12 @@ def write_answers(
     """The greedy answer to each prompt of `asked`; where it breaks an instruction, the first of TRIES sampled ones that
     breaks none, if one does."""
     settings = params.synthesize
-    greedy = {"temperature": 0.0, "top_p": 1.0, "seed": seed, "max_new_tokens": settings.max_completion_tokens}
+    greedy = {
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "seed": seed,
+        "max_new_tokens": settings.max_completion_tokens,
+    }
     written = write(teacher.exact, teacher.tokenizer, list(asked.values()), **greedy) if asked else []
     answers = dict(zip(asked, written, strict=True))
     places = [i for i, answer in answers.items() if not keeps_to(answer, given[i]) for _ in range(TRIES)]
@@ -268,7 +284,10 @@ def round_trips(teacher: Teacher, params: Params, pairs: list[tuple[str, str]]) 
     before, after = translation_frame(tokenizer, params.assets.target_language, back=True)
     prompts = [[*before, *tokenizer(text, add_special_tokens=False).input_ids, *after] for _, text in pairs]
     back = write(teacher.model, tokenizer, prompts, max_new_tokens=limit, temperature=0.0, top_p=1.0, seed=0)
-    said, returned = teacher.embed([sentence for sentence, _ in pairs]), teacher.embed([text.content for text in back])
+    said, returned = (
+        teacher.embed([sentence for sentence, _ in pairs]),
+        teacher.embed([text.content for text in back]),
+    )
     return (said * returned).sum(-1).tolist()
 
 
@@ -301,13 +320,17 @@ def lost_on_the_way(candidate: Candidate, settings: Synthesize) -> bool:
 
 
 def refusal(candidate: Candidate, reason: str) -> Rejected:
-    return Rejected(task=candidate.task, prompt=candidate.prompt, completion=candidate.completion, reason=reason)
+    return Rejected(
+        task=candidate.task, prompt=candidate.prompt, completion=candidate.completion, reason=reason
+    )
 
 
 def quotas(settings: Synthesize, wanted: int) -> Counter[Split]:
     """How many of the `wanted` rows each split gets: of three or more one at least where its share is above 0."""
     held_out = {"validation": settings.validation_share, "test": settings.test_share}
-    left = Counter({split: max(wanted > 2, round(wanted * share)) for split, share in held_out.items() if share})
+    left = Counter(
+        {split: max(wanted > 2, round(wanted * share)) for split, share in held_out.items() if share}
+    )
     left["train"] = max(0, wanted - left.total())
     return left
 
@@ -335,12 +358,17 @@ def accepted(candidate: Candidate, split: Split, params: Params) -> Row:
         id=f"{candidate.task[0]}-{text_digest(candidate.prompt)[:6].hex()}",
         task=candidate.task,
         split=split,
-        messages=[Message(role="user", content=candidate.prompt), Message(role="assistant", content=completion)],
+        messages=[
+            Message(role="user", content=candidate.prompt),
+            Message(role="assistant", content=completion),
+        ],
         prompt=candidate.prompt,
         completion=completion,
         completion_ended=candidate.completion_finished,
         teacher=params.assets.teacher,
-        template_hash=template_hash(f"{candidate.task} {params.assets.target_language or params.assets.system_prompt}"),
+        template_hash=template_hash(
+            f"{candidate.task} {params.assets.target_language or params.assets.system_prompt}"
+        ),
         sampling=Sampling(
             temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_query_tokens
         ),

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 import soundfile
 from tqdm import tqdm
 
+from speech_rba.config import Params, Validate
 from speech_rba.data import contract
 from speech_rba.data.contract import Rule
 from speech_rba.errors import UserError
-from speech_rba.params import Params, Validate
 from speech_rba.records import RECORDED, Clip, Feature, Quarantined, Question, Row, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish
 
@@ -63,12 +63,18 @@ def run(
         of_suites[name] = judge(suites / name, suite_features / name, [], own, params.validate_, rules)
     report = judged.report() | {"suites": {name: judgement.report() for name, judgement in of_suites.items()}}
     for name in names:
-        report["suites"][name] |= {"refused": json.loads((suites / name / "report.json").read_text())["causes"]}
+        report["suites"][name] |= {
+            "refused": json.loads((suites / name / "report.json").read_text())["causes"]
+        }
     with publish(out) as folder:
         write_jsonl(folder / "accepted.jsonl", judged.accepted)
-        write_jsonl(folder / "accepted_suites.jsonl", [clip for j in of_suites.values() for clip in j.accepted])
+        write_jsonl(
+            folder / "accepted_suites.jsonl", [clip for j in of_suites.values() for clip in j.accepted]
+        )
         every = [judged, *of_suites.values()]
-        write_jsonl(folder / "quarantine.jsonl", [clip for judgement in every for clip in judgement.quarantined])
+        write_jsonl(
+            folder / "quarantine.jsonl", [clip for judgement in every for clip in judgement.quarantined]
+        )
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "report.html").write_text(page(report), encoding="utf-8")
     show(report)
@@ -92,7 +98,9 @@ def judge(
 ) -> Judgement:  # fmt: skip
     """What `rules` say of the clips in `folder`."""
     clips = read_jsonl(folder / "manifest.jsonl", Clip)
-    unreadable = [not readable(folder, clip) for clip in tqdm(clips, desc="clips", unit="clip", mininterval=2)]
+    unreadable = [
+        not readable(folder, clip) for clip in tqdm(clips, desc="clips", unit="clip", mininterval=2)
+    ]
     measured = read_jsonl(features / "table.jsonl", Feature)
     table = contract.clip_table(clips, measured, rows, questions, unreadable, limits.leak_ngram)
     of_clips, of_all, of_accepted = rules
@@ -164,7 +172,12 @@ def section(title: str, part: dict) -> str:
     checks = ""
     for check in part["checks"]:
         state = "passed" if check["passed"] else "failed" if check["critical"] else "quarantined"
-        cells = (check["name"], check["expected"], check["observed"], "critical" if check["critical"] else "by clip")
+        cells = (
+            check["name"],
+            check["expected"],
+            check["observed"],
+            "critical" if check["critical"] else "by clip",
+        )
         escaped = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
         checks += f"<tr><td class={state}>{state}</td>{escaped}</tr>\n"
     lost = part["reasons"] | {f"refused: {cause}": count for cause, count in part.get("refused", {}).items()}

@@ -10,14 +10,14 @@ import logging
 import time
 from pathlib import Path
 
+from speech_rba.config import Params, Voice
 from speech_rba.errors import UserError
-from speech_rba.params import Params, Voice
 from speech_rba.records import ALIGNMENT, Clip, Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis.conditions import HARD
+from speech_rba.synthesis.conditions import DEGRADED
+from speech_rba.synthesis.plan_clips import HeldOut, Setting, draw_clip, draw_condition, draw_speech
 from speech_rba.synthesis.record_clips import record_all, write_clips
-from speech_rba.synthesis.recording import HeldOut, Setting, draw_clip, draw_condition, draw_speech
-from speech_rba.synthesis.voices import training_voices
+from speech_rba.synthesis.voices.voices import training_voices
 
 CONDITIONS_PER_ROW = {"validation": 1, "test": 3}  # besides clean
 
@@ -69,7 +69,9 @@ def plan(voice: Voice, rows: list[Row]) -> list[list[Clip]]:
             speeches.append(turns[row.split].clips(row.id, row.id, ALIGNMENT, row.prompt, num_conditions))
             continue
         for clip_id in (f"{row.id}-{k}" for k in range(voice.train_clips_per_row)):
-            speech = draw_speech(voice, clip_id, training, row.id, ALIGNMENT, row.split, row.prompt, Setting())
+            speech = draw_speech(
+                voice, clip_id, training, row.id, ALIGNMENT, row.split, row.prompt, Setting()
+            )
             speeches.append([draw_clip(voice, clip_id, draw_condition(voice, clip_id), speech)])
     return speeches
 
@@ -77,7 +79,7 @@ def plan(voice: Voice, rows: list[Row]) -> list[list[Clip]]:
 def check_conditions(speeches: list[list[Clip]]) -> None:
     """Raises UserError where no test row is recorded in some condition: its row of the report would be empty."""
     test = [clip for speech in speeches for clip in speech if clip.split == "test"]
-    if missing := sorted({*HARD} - {clip.condition for clip in test}):
+    if missing := sorted({*DEGRADED} - {clip.condition for clip in test}):
         raise UserError(
             f"{len({clip.row_id for clip in test})} test rows are too few to be recorded in every condition, "
             f"{', '.join(missing)} would be missing: raise synthesize.test_share or the numbers of texts"

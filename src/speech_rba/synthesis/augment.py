@@ -10,7 +10,7 @@ import soundfile
 import soxr
 from scipy.signal import butter, fftconvolve, sosfiltfilt
 
-from speech_rba.params import Ears
+from speech_rba.config import AsrAdapter
 
 SAMPLE_RATE = 16_000
 LINE_RATE = 8_000
@@ -20,7 +20,12 @@ ROOM_M = ((4, 3, 2.4), (10, 8, 4))  # smallest and largest length, width, height
 MAX_ECHOES = 20
 NUM_OVERTONES = 20
 PACKET_S = 0.04
-CLEAN_SHARE, ROOM_SHARE, CLIP_SHARE, LINE_SHARE = 0.15, 0.3, 0.1, 0.2  # of the speech that trains the ears
+CLEAN_SHARE, ROOM_SHARE, CLIP_SHARE, LINE_SHARE = (
+    0.15,
+    0.3,
+    0.1,
+    0.2,
+)  # of the speech that trains the asr_adapter
 NOISES = ("none", "white", "pink", "hum", "babble")
 MIN_BABBLE_SNR_DB = 0.0  # below, nobody can tell who is meant
 NUM_TALKERS = 6  # who speak at once in babble
@@ -56,7 +61,9 @@ def pink_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
     if not num_samples:
         return np.zeros(0, np.float32)
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
-    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), num_samples).astype(np.float32)
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), num_samples).astype(
+        np.float32
+    )
 
 
 def hum(num_samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -121,8 +128,10 @@ def telephone(audio: np.ndarray) -> np.ndarray:
     coded = io.BytesIO()
     soundfile.write(coded, line / peak * MAX_PEAK, LINE_RATE, format="WAV", subtype="GSM610")
     coded.seek(0)
-    heard = soxr.resample(soundfile.read(coded, dtype="float32")[0] * (peak / MAX_PEAK), LINE_RATE, SAMPLE_RATE)
-    return np.pad(heard, (0, max(0, len(audio) - len(heard))))[: len(audio)].astype(np.float32)
+    hypotheses = soxr.resample(
+        soundfile.read(coded, dtype="float32")[0] * (peak / MAX_PEAK), LINE_RATE, SAMPLE_RATE
+    )
+    return np.pad(hypotheses, (0, max(0, len(audio) - len(hypotheses))))[: len(audio)].astype(np.float32)
 
 
 def clipped(audio: np.ndarray, drive_db: float) -> np.ndarray:
@@ -145,13 +154,15 @@ def packets_lost(audio: np.ndarray, lost_share: float, rng: np.random.Generator)
     return audio * kept.repeat(size)[: len(audio)].astype(np.float32)
 
 
-def in_the_wild(audio: np.ndarray, talkers: list[np.ndarray], ears: Ears, rng: np.random.Generator) -> np.ndarray:
-    """`audio` as the ears are trained: as it is, or in a room, a noise, a microphone, a line, each by chance."""
+def augment_for_asr(
+    audio: np.ndarray, talkers: list[np.ndarray], asr_adapter: AsrAdapter, rng: np.random.Generator
+) -> np.ndarray:
+    """`audio` as the asr_adapter are trained: as it is, or in a room, a noise, a microphone, a line, each by chance."""
     if rng.random() < CLEAN_SHARE:
         return audio
     if rng.random() < ROOM_SHARE:
-        audio = in_room(audio, rng.uniform(*ears.rt60_s), rng)
-    kind, snr_db = rng.choice(NOISES), rng.uniform(*ears.snr_db)
+        audio = in_room(audio, rng.uniform(*asr_adapter.rt60_s), rng)
+    kind, snr_db = rng.choice(NOISES), rng.uniform(*asr_adapter.snr_db)
     if kind == "babble":
         chosen = [talkers[i] for i in rng.choice(len(talkers), NUM_TALKERS, replace=False)]
         audio = with_noise(audio, babble(chosen, len(audio), rng), max(snr_db, MIN_BABBLE_SNR_DB))
@@ -159,5 +170,5 @@ def in_the_wild(audio: np.ndarray, talkers: list[np.ndarray], ears: Ears, rng: n
         noise = {"white": white_noise, "pink": pink_noise, "hum": hum}[kind](len(audio), rng)
         audio = with_noise(audio, noise, snr_db)
     if rng.random() < CLIP_SHARE:
-        audio = clipped(audio, rng.uniform(*ears.drive_db))
+        audio = clipped(audio, rng.uniform(*asr_adapter.drive_db))
     return telephone(audio) if rng.random() < LINE_SHARE else audio

@@ -16,17 +16,20 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from speech_rba.config import Voice
 from speech_rba.errors import UserError
-from speech_rba.params import Voice
 from speech_rba.records import Clip, write_jsonl
-from speech_rba.synthesis import augment, voices
-from speech_rba.synthesis.recording import in_condition
+from speech_rba.synthesis import augment
+from speech_rba.synthesis.plan_clips import in_condition
+from speech_rba.synthesis.voices import voices
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 CLIP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def record_all(speeches: list[list[Clip]], voice: Voice, data: Path, folder: Path) -> tuple[list[Clip], set[str]]:
+def record_all(
+    speeches: list[list[Clip]], voice: Voice, data: Path, folder: Path
+) -> tuple[list[Clip], set[str]]:
     """All clips complete, in order, with their files in `folder`, and the ids of those that were made now.
 
     The clips of a speech share their voice. As many processes work as there are cores.
@@ -51,7 +54,9 @@ def check_ids(ids: list[str]) -> None:
     seen = set()
     for clip_id in ids:
         if clip_id in seen or not CLIP_ID.fullmatch(clip_id):
-            raise UserError(f"clip id {clip_id!r} must be unique and made of letters, digits, '.', '_' and '-'")
+            raise UserError(
+                f"clip id {clip_id!r} must be unique and made of letters, digits, '.', '_' and '-'"
+            )
         seen.add(clip_id)
 
 
@@ -67,7 +72,9 @@ def record(clips: list[Clip], folder: Path, talkers: list[tuple[str, str]]) -> t
 
     All `clips` are in the same voice. The JSON appears last: a clip that has both files is not made again.
     """
-    todo = {c.id for c in clips if not ((folder / f"{c.id}.json").exists() and (folder / f"{c.id}.flac").exists())}
+    todo = {
+        c.id for c in clips if not ((folder / f"{c.id}.json").exists() and (folder / f"{c.id}.flac").exists())
+    }
     speeches: dict[str, np.ndarray] = {}
     for clip in clips:
         if clip.id in todo:

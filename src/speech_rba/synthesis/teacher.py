@@ -79,10 +79,13 @@ def write(
     shared = common_length(prompts)
     table = model.get_input_embeddings()
     with torch.no_grad():
-        prefix, *tails = (table(torch.tensor(ids)) for ids in [prompts[0][:shared], *(p[shared:] for p in prompts)])
+        prefix, *tails = (
+            table(torch.tensor(ids)) for ids in [prompts[0][:shared], *(p[shared:] for p in prompts)]
+        )
     texts = generate(model, tails, prefix=prefix, eos_token_id=eos, batch_size=len(prompts), **sampling)
     return [
-        Text(tokenizer.decode([t for t in ids if t not in silent]).strip(), ids[-1] == eos, len(ids)) for ids in texts
+        Text(tokenizer.decode([t for t in ids if t not in silent]).strip(), ids[-1] == eos, len(ids))
+        for ids in texts
     ]
 
 

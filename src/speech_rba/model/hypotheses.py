@@ -1,0 +1,53 @@
+"""What was heard in many clips, in one safetensors file: a clip is heard once and trained on often."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from speech_rba.model.audio_tower import Hypothesis
+from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.speech_student import SpeechStudent
+from speech_rba.records import Clip, Feature, read_jsonl
+
+
+def save_hypotheses(path: Path, hypotheses: list[Hypothesis]) -> None:
+    """Writes all positions one after the other, with the end of each clip; hidden states as float16."""
+    ends = torch.tensor([len(h.token_ids) for h in hypotheses], dtype=torch.long).cumsum(0)
+    save_file(
+        {
+            "ends": ends,
+            "token_ids": torch.cat([h.token_ids for h in hypotheses]).int(),
+            "top_ids": torch.cat([h.top_ids for h in hypotheses]).int(),
+            "top_probs": torch.cat([h.top_probs for h in hypotheses]).float(),
+            "hidden": torch.cat([h.hidden for h in hypotheses]).half(),
+            "attribute_features": torch.stack([h.attribute_features for h in hypotheses]),
+            "mean_logprob": torch.tensor([h.mean_logprob for h in hypotheses]),
+        },
+        path,
+    )
+
+
+def load_hypotheses(path: Path, rows: list[int]) -> list[Hypothesis]:
+    """The clips at these places of the file, in this order."""
+    arrays = load_file(path)
+    ends = [0, *arrays["ends"].tolist()]
+    spans = [slice(ends[row], ends[row + 1]) for row in rows]
+    return [
+        Hypothesis(
+            arrays["token_ids"][span].long(),
+            arrays["top_ids"][span].long(),
+            arrays["top_probs"][span],
+            arrays["hidden"][span].float(),
+            arrays["attribute_features"][row],
+            arrays["mean_logprob"][row].item(),
+        )
+        for row, span in zip(rows, spans, strict=True)
+    ]
+
+
+def load_prompts(student: SpeechStudent, features: Path, clips: list[Clip]) -> list[SoftTokens]:
+    """The prompts of these clips, from what the features stage heard."""
+    place = {f.clip_id: i for i, f in enumerate(read_jsonl(features / "table.jsonl", Feature))}
+    hypotheses = load_hypotheses(features / "hypotheses.safetensors", [place[c.id] for c in clips])
+    return [student.build_prompt(h) for h in hypotheses]
