@@ -281,12 +281,12 @@ def test_how_far_the_sampler_is_from_the_policy_is_logged(train, method):
     [
         (
             {"methods": ["sft", "rba", "sft"]},
-            "align.methods: .* sft stands there more than once: leave it once",
+            "align.methods: .* repeated: sft; name each once",
         ),
         ({"methods": []}, "align.methods"),
         ({"seed": -1}, "align.seed"),
         ({"lora_target_modules": []}, "align.lora_target_modules"),
-        ({"lora_target_modules": ["q_proj", "q_proj"]}, "q_proj stands there more than once"),
+        ({"lora_target_modules": ["q_proj", "q_proj"]}, "repeated: q_proj"),
         ({"lora_alpha": 0}, "align.lora_alpha"),
         ({"save_steps": 0}, "align.save_steps"),
         ({"start_from": "#0123456789abcdef"}, "align.start_from: .* write FOLDER#HASH"),
@@ -302,7 +302,7 @@ def test_how_far_the_sampler_is_from_the_policy_is_logged(train, method):
         ),
         (
             {"rba": {"num_generations": 3}},
-            "= 32 answers a step, .* = 3 do not fill: set it to 2, 4, 8, 16, 32,",
+            "= 32 answers a step, .* = 3: set it to 2, 4, 8, 16, 32,",
         ),
         ({"sft": {"max_steps": 0}}, "align.sft.max_steps is 0, .* publish the student as it is"),
         ({"rba": {"max_steps": 0}}, "align.rba.max_steps is 0"),

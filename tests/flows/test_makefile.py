@@ -61,7 +61,7 @@ def test_a_run_has_the_projects_code_and_the_word_of_the_person_on_the_network(p
 
 
 def test_the_smoke_run_is_of_the_last_commit_with_its_overlay(project):
-    (project / "src/speech_rba/config.py").write_text("raise SystemExit('not committed')")
+    (project / "src/speech_rba/config/__init__.py").write_text("raise SystemExit('not committed')")
     clone = project / "work/smoke"
     assert make(project, "smoke").splitlines()[-1] == f"speech-rba run | {clone} | {clone}/src:{clone} | 1"
     asked = read_yaml(ROOT / "configs/smoke.yaml")["synthesize"]

@@ -183,7 +183,7 @@ def test_alignment_goes_on_from_an_adapter(project):
     digest = hashlib.sha256((project / "first/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
     change(project, start_from="first", sft={"max_steps": 0})
     with pytest.raises(
-        UserError, match=rf"align.start_from: .* named with its content: write first#{digest}"
+        UserError, match=rf"align.start_from: .* name the adapter with its content: write first#{digest}"
     ):
         load_params()
     change(project, start_from=f"first#{digest}")
