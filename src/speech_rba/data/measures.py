@@ -1,4 +1,4 @@
-"""What is measured on a clip, and the one way in which words are compared."""
+"""Measures of a clip, and the normalised text by which words are compared."""
 
 from functools import cache, lru_cache
 
@@ -9,7 +9,7 @@ from speech_rba.data.audio import SAMPLE_RATE
 from speech_rba.records import Feature
 
 FRAME = SAMPLE_RATE // 50  # 20 ms
-FLOOR_DB = -120.0  # stands for digital silence: JSON has no infinity
+FLOOR_DB = -120.0  # of digital silence: JSON has no infinity
 
 
 @cache
@@ -21,7 +21,7 @@ def _normalizer():
 
 @lru_cache(maxsize=1 << 17)  # 0.3 ms a text, and a text has many clips
 def normalize(text: str) -> str:
-    """The words of `text` as Whisper's English normaliser writes them: lower case, no punctuation, numbers in digits.
+    """`text` by Whisper's English normaliser: lower case, no punctuation, numbers in digits.
 
     Source: Robust Speech Recognition via Large-Scale Weak Supervision, appendix C.
     """
@@ -29,9 +29,9 @@ def normalize(text: str) -> str:
 
 
 def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
-    """Word errors over reference words of the whole corpus, after `normalize`: a fraction, 0 without any text.
+    """Word errors over reference words of the whole corpus, after `normalize`: a fraction, 0 without texts.
 
-    Insertions can bring it above 1; without a reference word it is their number.
+    Insertions can bring it above 1; without a reference word it is the number of insertions.
     """
     if not references:
         return 0.0
@@ -41,7 +41,7 @@ def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
 
 
 def decibels(amplitude: np.ndarray) -> np.ndarray:
-    """dB relative to full scale, never under the floor."""
+    """dB relative to full scale, at least FLOOR_DB."""
     return 20 * np.log10(np.maximum(amplitude, 10 ** (FLOOR_DB / 20)))
 
 
@@ -62,10 +62,10 @@ def measure(
     mean_logprob: float | None,
     clip_id: str,
 ) -> Feature:
-    """The measures of one clip: `audio` float32 `(samples,)` at 16 kHz, `judge_hypothesis` what the judge wrote, if
-    it was asked.
+    """The measures of one clip: `audio` is float32 `(samples,)` at 16 kHz.
 
-    No samples give a duration of 0 and silence throughout.
+    `judge_hypothesis` is the transcript of the unadapted Whisper, None where it does not transcribe the clip.
+    Without samples the duration is 0 and the silence share 1.
     """
     samples = np.asarray(audio, dtype=np.float64)
     duration_s = len(samples) / SAMPLE_RATE

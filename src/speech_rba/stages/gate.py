@@ -1,4 +1,4 @@
-"""Stops everything after it when the data broke a critical rule.
+"""Stops all later stages when the data break a critical rule.
 
 report.json, accepted.jsonl -> gate.json
 """
@@ -16,7 +16,7 @@ from speech_rba.stages import main, publish
 
 
 class Check(Record):
-    model_config = ConfigDict(strict=True)  # "false" as text must not count as true or false
+    model_config = ConfigDict(strict=True)  # the text "false" must not count as a boolean
 
     name: str
     critical: bool
@@ -26,7 +26,7 @@ class Check(Record):
 
 
 class Part(Record):
-    """What validation says of some clips."""
+    """The report of validate on one part of the data."""
 
     model_config = ConfigDict(strict=True)
 
@@ -46,28 +46,23 @@ class Report(Part):
 
 
 def run(params: Params, validation: Path, out: Path) -> None:
-    """Publishes gate.json when the data may be trained on; what it holds depends on the training data alone.
+    """Publishes gate.json when the data are fit for training; its content depends on the training data alone.
 
     Raises:
-        UserError: a critical check failed (each is listed, those of suites too), or the report is missing or malformed.
+        UserError: a critical check failed (each is listed, those of suites too), or the report is missing or
+            malformed.
     """
     report = read_report(validation / "report.json")
     accepted = validation / "accepted.jsonl"
     checks = [check for check in report.checks if check.critical]
-    checks += amounts(params, report, read_jsonl(accepted, Clip))
-    of_suites = [(f"{name}: ", check) for name, part in report.suites.items() for check in part.checks]
-    if failed := [
-        (name, c) for name, c in [*(("", c) for c in checks), *of_suites] if c.critical and not c.passed
-    ]:
-        lines = [
-            f"  {name}{check.name}: {check.observed}; expected: {check.expected}" for name, check in failed
-        ]
+    checks += amount_checks(params, report, read_jsonl(accepted, Clip))
+    if failed := failed_lines(checks, report.suites):
         raise UserError(
             "\n".join(
                 [
-                    "the data may not be trained on:",
-                    *lines,
-                    f"see {validation}/report.html and quarantine.jsonl",
+                    "the data are not fit for training:",
+                    *failed,
+                    f"see {validation}/data_docs/index.html and quarantine.jsonl",
                 ]
             )
         )
@@ -79,8 +74,18 @@ def run(params: Params, validation: Path, out: Path) -> None:
     print(f"gate passed: {len(checks)} critical checks, {report.num_accepted} clips, data {data_sha256[:12]}")
 
 
+def failed_lines(checks: list[Check], suites: dict[str, SuitePart]) -> list[str]:
+    """A line for each critical check that failed, of the rows and of the suites."""
+    of_suites = [(f"{name}: ", check) for name, part in suites.items() for check in part.checks]
+    return [
+        f"  {suite}{check.name}: {check.observed}; expected: {check.expected}"
+        for suite, check in [*(("", check) for check in checks), *of_suites]
+        if check.critical and not check.passed
+    ]
+
+
 def read_report(path: Path) -> Report:
-    """The report of the validation.
+    """The report of the validate stage.
 
     Raises:
         UserError: it is missing, malformed or without a critical check.
@@ -96,22 +101,22 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def amounts(params: Params, report: Report, accepted: list[Clip]) -> list[Check]:
-    """What the gate itself asks: files that agree with the report, few clips lost, enough left to train on."""
-    share = report.num_quarantined / max(report.num_clips, 1)
+def amount_checks(params: Params, report: Report, accepted: list[Clip]) -> list[Check]:
+    """The gate's own checks: files agree with the report, few clips are quarantined, enough are left."""
+    num_accepted, share = len(accepted), report.num_quarantined / max(report.num_clips, 1)
     num_train = sum(clip.split == "train" for clip in accepted)
-    most, least = params.gate.max_quarantine_share, params.gate.min_train_clips
-    agrees = report.num_accepted == len(accepted) == report.num_clips - report.num_quarantined
-    found = f"{len(accepted)} clips in accepted.jsonl"
-    wanted = [
-        ("report_agrees", agrees, found, f"{report.num_accepted} as in report.json"),
-        ("quarantine_share", share <= most, f"{share:.1%}", f"at most {most:.1%}"),
-        ("train_clips", num_train >= least, f"{num_train} clips", f"at least {least}"),
-    ]
+    max_share, min_train = params.gate.max_quarantine_share, params.gate.min_train_clips
+    agrees = report.num_accepted == num_accepted == report.num_clips - report.num_quarantined
+    in_file, in_report = f"{num_accepted} clips in accepted.jsonl", f"{report.num_accepted} as in report.json"
     return [
-        Check(name=name, critical=True, passed=passed, observed=observed, expected=expected)
-        for name, passed, observed, expected in wanted
+        critical("report_agrees", agrees, in_file, in_report),
+        critical("quarantine_share", share <= max_share, f"{share:.1%}", f"at most {max_share:.1%}"),
+        critical("train_clips", num_train >= min_train, f"{num_train} clips", f"at least {min_train}"),
     ]
+
+
+def critical(name: str, passed: bool, observed: str, expected: str) -> Check:
+    return Check(name=name, critical=True, passed=passed, observed=observed, expected=expected)
 
 
 if __name__ == "__main__":
