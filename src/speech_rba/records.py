@@ -124,7 +124,7 @@ class Question(Record):
 
     def target(self, kind: str) -> object:
         """What responses are scored against under the kind; empty or None for a question of other kinds."""
-        return self.targets.get(kind, getattr(self, kind, None))
+        return getattr(self, kind) if kind in Question.model_fields else self.targets.get(kind)
 
 
 class Clip(Record):

@@ -15,8 +15,8 @@ SAMPLE_RATE = 16_000  # Hz; the input of Whisper
 RATES = (1_000, 768_000)  # Hz; other rates come from broken headers
 BLOCK = 65_536  # frames decoded at once
 MAX_PIPED = 2**30  # bytes
-# Power of the channels' mean over the mean of their powers, below which they cancel each other: it is 1 for equal
-# channels and 0.5 for two uncorrelated ones.
+# Power of the channels' mean over the mean of their powers, below which they cancel each other: it is 1
+# for equal channels and 0.5 for two uncorrelated ones.
 CANCELLED = 0.01
 
 

@@ -76,7 +76,13 @@ def _results(table: pd.DataFrame, rules: list[Rule]) -> list[ExpectationValidati
         rule.expectation.meta = {"number": number}
         suite.add_expectation(rule.expectation)
     results = batch.validate(suite, result_format="COMPLETE").results
-    return sorted(results, key=lambda result: result.expectation_config.meta["number"])
+    return sorted(results, key=_number)
+
+
+def _number(result: ExpectationValidationResult) -> int:
+    """The position of its rule."""
+    assert result.expectation_config and result.expectation_config.meta
+    return result.expectation_config.meta["number"]
 
 
 def _observed(result: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""Tables of questions that others wrote, row by row: tab-separated text and Parquet, columns found by their names."""
+"""Tables of questions that others wrote, row by row: tab-separated text and Parquet.
+
+Names give the columns.
+"""
 
 import codecs
 import csv
@@ -7,37 +10,30 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from speech_rba.errors import UserError
+from speech_rba.suites.kinds import KINDS, OTHER_COLUMNS
 
-COLUMNS = {  # how what a column holds may be called, in any case; of several the first counts
+SOUND_COLUMNS = (
+    *("audio", "file", "files", "path", "wav", "filename", "file name", "file path"),
+    *("audio file", "audio filename", "audio path", "wav file", "wav filename", "wav path"),
+)
+# Names of columns by what they hold, in lower case; of several the first counts.
+COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "questions", "query", "text", "transcript", "sentence"),
-    "sound": (
-        "audio", "file", "files", "path", "wav", "filename", "file name", "file path", "audio file", "audio filename",
-        "audio path", "wav file", "wav filename", "wav path",
-    ),
+    "sound": SOUND_COLUMNS,
     "id": ("id",),
-    "choice": ("choice",),
-    "refuse": ("refuse",),
-    "judged": ("judged",),
-    "translations": ("translations", "translation"),
-    "instructions": ("instruction id list", "instructions"),
     "kwargs": ("kwargs",),
-}  # fmt: skip
-ANSWERS = re.compile(r"(answers?|references?|alias(es)?)( ?\d+)?")  # all of them count
-SCORED_BY = ("answers", "choice", "refuse", "judged", "translations", "instructions")
-
-
-class BadRow(Exception):
-    """Its message says why one row of a table cannot be used."""
+} | {name: KINDS[name].columns for name in OTHER_COLUMNS}
+ANSWERS = re.compile(r"(answers?|references?|alias(es)?)( ?\d+)?")  # all such columns count
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row by what its columns hold: a key of COLUMNS, or `answers` with the cells of all that hold them.
+    """One row; `values` are its cells by a key of COLUMNS, and `answers` the list of all cells with answers.
 
-    `number` is the line as an editor counts, or in Parquet the row from 0 on. `problem` says what is wrong with it.
+    `number` is the line from 1, or in Parquet the row from 0. `problem` says why the row cannot be used.
     """
 
     file: str
@@ -51,12 +47,12 @@ class TableRow:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without byte order mark, or in UTF-16 with one, as Excel's Unicode Text.
+    """The text of a file in UTF-8 with or without a byte order mark, or in UTF-16 with one.
 
     Raises:
         UserError: the file cannot be read or is in another encoding.
     """
-    how = "save it as UTF-8 (in Excel: Unicode Text)"
+    advice = "save it as UTF-8 (in Excel: Unicode Text)"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -66,19 +62,19 @@ def read_text(path: Path) -> str:
         text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}, is no {'UTF-16' if marked else 'UTF-8'}; {how}") from error
+        raise UserError(f"{path}, line {line}, is no {'UTF-16' if marked else 'UTF-8'}; {advice}") from error
     if "\0" in text:
         raise UserError(
-            f"{path} is no UTF-8 but holds zero bytes, as UTF-16 or UTF-32 without a mark do; {how}"
+            f"{path} is no UTF-8 but holds zero bytes, as UTF-16 or UTF-32 without a mark do; {advice}"
         )
     return text
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """(number, fields) of every row that is not blank, the number that of its first line.
+    """(number of its first line, fields) of every row that is not blank.
 
-    A field in quotes as Excel writes them loses them, and may hold line ends. Where quotes are not meant so, as when
-    text begins or ends with one, each line is a row.
+    Quotes around a field, as Excel writes them, are removed and may enclose line ends. Where quotes are part
+    of the text, as when it begins or ends with one, each line is a row.
 
     Raises:
         UserError: the file cannot be read, or has no line.
@@ -99,8 +95,8 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
     ]
 
 
-def _rows(text: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(2**31 - 1)  # else a field over 128 KiB ends the reading
+def _rows(text: str, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB ends the reading
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=quoting, strict=True)
     number = 1
     for row in reader:
@@ -117,19 +113,21 @@ def _unquoted(field: str) -> str:
 
 
 def columns_of(names: list[str]) -> dict[str, list[int]]:
-    """Which columns hold what: `answers` any number of them, anything else one. Columns of other names are no matter.
+    """The numbers of the columns by what they hold: any number for `answers`, one for each other key.
+
+    Columns of other names are ignored.
 
     Raises:
-        UserError: two columns of one name hold one thing.
+        UserError: several columns have the name.
     """
     plain = [re.sub(r"[\W_]+", " ", name).strip().casefold() for name in names]
-    found = {"answers": [i for i, name in enumerate(plain) if ANSWERS.fullmatch(name)]}
+    columns = {"answers": [i for i, name in enumerate(plain) if ANSWERS.fullmatch(name)]}
     for held, allowed in COLUMNS.items():
         if name := next((name for name in allowed if name in plain), None):
             if plain.count(name) > 1:
                 raise UserError(f"there are several columns {name!r}; rename all but one")
-            found[held] = [plain.index(name)]
-    return {held: places for held, places in found.items() if places}
+            columns[held] = [plain.index(name)]
+    return {held: places for held, places in columns.items() if places}
 
 
 def read_tsv(path: Path) -> Iterator[TableRow]:
@@ -140,16 +138,17 @@ def read_tsv(path: Path) -> Iterator[TableRow]:
     """
     rows = read_lines(path)
     (line, names), columns = rows[0], _heading(path, rows[0])
-    if not {"prompt", "sound"} <= set(columns) or not set(SCORED_BY) & set(columns):
+    if not {"prompt", "sound"} <= set(columns) or not KINDS.keys() & columns.keys():
         raise UserError(
-            f"{path}, line {line}, must be a heading that names the columns, parted by tabs: question, file, and answer"
-            f" (or {', '.join(SCORED_BY[1:])}); it has {', '.join(map(repr, filter(None, names)))}"
+            f"{path}, line {line}, must be a heading that names the columns, separated by tabs: question, "
+            f"file, and answer (or {', '.join(OTHER_COLUMNS)}); it has "
+            f"{', '.join(map(repr, filter(None, names)))}"
         )
     return _below(path, rows[1:], len(names), columns)
 
 
 def read_transcripts(path: Path) -> Iterator[TableRow]:
-    """The rows of a table of (file, text), with a heading that says so or without.
+    """The rows of a table of (file, text), with or without a heading.
 
     Raises:
         UserError: the file cannot be read, or holds nothing but a heading.
@@ -181,7 +180,7 @@ def _below(
 
 
 def _by_column(columns: dict[str, list[int]], cells: Any) -> dict[str, Any]:
-    """What the columns hold in one row; all cells of answers."""
+    """The cells of one row by what their columns hold; all cells for answers."""
     return {
         held: [cells[i] for i in places] if held == "answers" else cells[places[0]]
         for held, places in columns.items()
@@ -189,7 +188,7 @@ def _by_column(columns: dict[str, list[int]], cells: Any) -> dict[str, Any]:
 
 
 def read_parquet(path: Path) -> Iterator[TableRow]:
-    """The rows of a Parquet file; a cell that is no value of its type makes a problem of its row.
+    """The rows of a Parquet file; a row with a cell that cannot be read has a problem.
 
     Raises:
         UserError: it is no Parquet file, or lacks a column.
