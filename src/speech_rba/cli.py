@@ -144,7 +144,7 @@ def fetch_suite(
     folder: Annotated[Path, typer.Argument(help="where its Parquet files go, a new folder")],
 ) -> None:
     """Download a benchmark of the hub in VoiceBench's form, to be scored from then on (set HF_HUB_OFFLINE=0)."""
-    from speech_rba.data import hub
+    from speech_rba.suites import hub
 
     files = hub.fetch_suite(dataset, folder)
     name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")

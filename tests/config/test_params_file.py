@@ -37,7 +37,7 @@ def test_any_number_that_dvc_writes_is_a_number(path, written, value):
     assert load_params(path).align.sft.learning_rate == value
 
 
-def test_a_key_that_is_there_twice_is_named(path):
+def test_a_repeated_key_is_named(path):
     path.write_text(path.read_text().replace("  top_p: 0.95\n", "  top_p: 0.95\n  top_p: 0.9\n"))
     with pytest.raises(UserError, match=r'params.yaml is no valid YAML: .*duplicate key "top_p"') as caught:
         load_params(path)
@@ -45,12 +45,12 @@ def test_a_key_that_is_there_twice_is_named(path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [(b"", "holds None"), (b"- 1", r"holds \[1\]"), (b"a: [", "valid YAML"), (b"\xff\xfea", "valid YAML")],
 )
-def test_what_is_no_mapping_is_refused_by_name(tmp_path, text, said):
+def test_a_file_that_is_no_mapping_is_named(tmp_path, text, message):
     (tmp_path / "params.yaml").write_bytes(text)
-    with pytest.raises(UserError, match=rf"params.yaml is no .*{said}"):
+    with pytest.raises(UserError, match=rf"params.yaml is no .*{message}"):
         read_yaml(tmp_path / "params.yaml")
 
 
@@ -58,7 +58,7 @@ def test_a_change_touches_its_own_line_alone(path):
     change_params(path, {"synthesize.seed": 3, "align.start_from": "work/champions/7#0123456789abcdef"})
     seed, start = changed_lines(path)
     assert seed == "  seed: 3" and start.startswith("  start_from: work/champions/7#0123456789abcdef ")
-    comment = "# or FOLDER#HASH of an adapter: a nightly run with new data takes the champion's"
+    comment = "# or FOLDER#HASH of an adapter: nightly runs start from the champion's"
     assert start.endswith(comment)
     params = load_params(path)
     assert (params.synthesize.seed, params.align.start_from) == (3, "work/champions/7#0123456789abcdef")
@@ -78,8 +78,8 @@ def test_a_file_in_another_order_is_changed_too(path):
     )
 
 
-def test_a_change_that_is_not_valid_leaves_the_file_as_it_was(path):
-    for changes, said in (
+def test_an_invalid_change_leaves_the_file_as_it_was(path):
+    for changes, message in (
         ({"synthesize.seed": "three"}, r"synthesize\.seed: .*'three'"),
         ({"synthesize.sede": 3}, r"unknown parameter synthesize\.sede; allowed here: seed, num_instructions"),
         (
@@ -87,13 +87,13 @@ def test_a_change_that_is_not_valid_leaves_the_file_as_it_was(path):
             r"unknown parameter synthesize\.seed\.more; allowed here: none, 1 is a value",
         ),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             change_params(path, changes)
     assert path.read_text() == (ROOT / "params.yaml").read_text()
     assert [file.name for file in path.parent.iterdir()] == ["params.yaml"]
 
 
-def test_an_overlay_keeps_the_comments_and_all_that_it_does_not_name(path, tmp_path):
+def test_an_overlay_keeps_comments_and_all_other_values(path, tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("align:\n  sft: {learning_rate: 1e-5}\nsynthesize: {seed: 9}\n")
     apply_overlay(overlay, path)
@@ -102,7 +102,7 @@ def test_an_overlay_keeps_the_comments_and_all_that_it_does_not_name(path, tmp_p
     assert load_params(path).align.sft.learning_rate == 1e-5
 
 
-def test_an_overlay_that_is_not_valid_ends_in_one_line(path, tmp_path):
+def test_an_invalid_overlay_is_one_line_on_stderr(path, tmp_path):
     (tmp_path / "overlay.yaml").write_text("gate: {min_train_clips: -1}\n")
     command = [sys.executable, "-m", "speech_rba.config", "overlay.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

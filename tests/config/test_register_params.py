@@ -21,26 +21,26 @@ def load(tmp_path, synthesize=None, **register):
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "", " ", ".", "..", "it's", "a b", "x" * 201])
-def test_a_name_that_mlflow_or_a_filter_of_it_refuses(tmp_path, name):
+def test_a_model_name_that_mlflow_or_its_filters_refuse_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"params\.yaml: register\.model_name"):
         load(tmp_path, model_name=name)
 
 
 @pytest.mark.parametrize("name", ["modèle-2", "a.b_c", "7", "x" * 200])
-def test_a_name_that_mlflow_takes(tmp_path, name):
+def test_a_model_name_that_mlflow_accepts_is_valid(tmp_path, name):
     assert load(tmp_path, model_name=name).model_name == name
     mlflow.utils.validation._validate_model_name(f"{name}-candidates")
     mlflow.utils.validation._validate_experiment_name(name)
 
 
-def test_mlflow_itself_refuses_what_the_pattern_does():
+def test_mlflow_refuses_the_names_that_the_pattern_refuses():
     for name in ("a/b", "a:b", "", "."):
         with pytest.raises(MlflowException):
             mlflow.utils.validation._validate_model_name(name)
 
 
 @pytest.mark.parametrize(
-    ("rank_by", "named"),
+    ("rank_by", "message"),
     [
         ("accuracy", "with a suite of alignment, attributes, spoken_qa"),
         ("spoken_qa/all", "with a suite of alignment, attributes, spoken_qa"),
@@ -53,17 +53,17 @@ def test_mlflow_itself_refuses_what_the_pattern_does():
         ("alignment/all/accuracy", "set its metric of alignment to one of token_f1"),
     ],
 )
-def test_a_rank_that_cannot_exist(tmp_path, rank_by, named):
-    with pytest.raises(UserError, match=named):
+def test_a_score_that_does_not_exist_cannot_rank(tmp_path, rank_by, message):
+    with pytest.raises(UserError, match=message):
         load(tmp_path, rank_by=rank_by)
 
 
-def test_ranks_that_can_exist(tmp_path):
+def test_existing_scores_can_rank(tmp_path):
     for rank_by in ("spoken_qa/degraded/accuracy", "alignment/clean/token_f1", "spoken_qa/packet_loss/chrf"):
         assert load(tmp_path, rank_by=rank_by).rank_by == rank_by
 
 
-def test_more_clips_to_check_with_than_test_rows(tmp_path):
+def test_more_check_clips_than_test_rows_are_refused(tmp_path):
     few = {"num_instructions": 10, "num_questions": 30, "test_share": 0.1}
     assert load(tmp_path, few, num_check_clips=4).num_check_clips == 4
     with pytest.raises(
@@ -73,7 +73,7 @@ def test_more_clips_to_check_with_than_test_rows(tmp_path):
 
 
 @pytest.mark.parametrize("limit", ["max_text_drop", "max_refusal_drop", "max_length_ratio", "max_wer_rise"])
-def test_a_limit_below_any_sense_or_left_out(tmp_path, limit):
+def test_a_negative_or_missing_limit_is_refused(tmp_path, limit):
     limits = yaml.safe_load((ROOT / "params.yaml").read_text())["register"]["limits"]
     with pytest.raises(UserError, match=rf"register\.limits\.{limit}"):
         load(tmp_path, limits=limits | {limit: -0.1})

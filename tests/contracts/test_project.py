@@ -1,4 +1,4 @@
-"""Rules of the project as tests: parameters follow stages, dependencies cover imports, arrows hold."""
+"""Parameter groups are the stages, dependencies cover imports, and imports have a direction."""
 
 import ast
 import re
@@ -13,10 +13,11 @@ STAGES = {
     name: stage.get("do", stage)
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
-NO_RESULT_DEPENDS_ON = {
-    PACKAGE / name for name in ("errors.py", "config.py", "stages/__init__.py", "__init__.py")
+NO_RESULT_DEPENDS_ON = {  # values reach a stage through `params`, and these files only pass them on
+    *(PACKAGE / name for name in ("errors.py", "stages/__init__.py", "__init__.py")),
+    *(PACKAGE / "config").glob("*.py"),
 }
-ARROWS = {  # what a part of the package may import of it
+ARROWS = {  # the other parts of the package that a part may import
     "records": set(),
     "assets": set(),
     "compute": set(),
@@ -35,7 +36,7 @@ ARROWS = {  # what a part of the package may import of it
 
 def imports(path: Path) -> set[str]:
     """The parts of the package that a file imports, as `model` or `stages`."""
-    found = set()
+    parts = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [
@@ -46,13 +47,13 @@ def imports(path: Path) -> set[str]:
             names = [a.name for a in node.names]
         else:
             continue
-        found |= {n.split(".")[1] for n in names if n.startswith("speech_rba.")}
-    return found - {"errors"}  # everybody's, and no result depends on it
+        parts |= {n.split(".")[1] for n in names if n.startswith("speech_rba.")}
+    return parts - {"errors"}  # every part may import it
 
 
 def closure(path: Path) -> set[Path]:
-    """The files of the package that a file imports, and those that they import, and so on."""
-    found, left = set(), [path]
+    """The files of the package that a file imports, directly or through others."""
+    files, left = set(), [path]
     while left:
         for node in ast.walk(ast.parse((file := left.pop()).read_text())):
             names = []
@@ -63,29 +64,29 @@ def closure(path: Path) -> set[Path]:
             for name in (name for name in names if name.startswith("speech_rba.")):
                 stem = PACKAGE.joinpath(*name.split(".")[1:])
                 for place in (stem.with_suffix(".py"), stem / "__init__.py"):
-                    if place.exists() and place not in found | {file} | NO_RESULT_DEPENDS_ON:
-                        found.add(place)
+                    if place.exists() and place not in files | {file} | NO_RESULT_DEPENDS_ON:
+                        files.add(place)
                         left.append(place)
-    return found
+    return files
 
 
 def stage_file(stage: dict) -> Path:
-    """The module that a stage runs, in the source tree."""
+    """The file of the module that a stage runs."""
     name = re.search(r"speech_rba\.stages\.(\w+)", stage["cmd"])[1]
     return PACKAGE / "stages" / f"{name}.py"
 
 
 def test_parameter_groups_are_the_stages_and_the_assets():
     groups = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    assert groups == {*STAGES, "assets"} - {"features", "suite_features"}  # they have nothing to set
+    assert groups == {*STAGES, "assets"} - {"features", "suite_features"}  # these have no parameters
 
 
-def test_every_stage_takes_the_place_of_its_shell():
+def test_every_stage_replaces_its_shell_so_that_a_signal_reaches_it():
     assert all(stage["cmd"].startswith("exec python -m speech_rba.stages.") for stage in STAGES.values())
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_all_that_it_imports_and_what_that_imports(name):
+def test_a_stage_depends_on_all_files_that_it_imports(name):
     stage = STAGES[name]
     places = [ROOT / dep for dep in stage["deps"]]
     needed = {stage_file(stage), *closure(stage_file(stage))} - NO_RESULT_DEPENDS_ON
@@ -100,13 +101,12 @@ def test_a_stage_declares_the_parameters_that_it_reads(name):
     attributes = re.findall(r"\bparams\.(\w+)", stage_file(stage).read_text())
     read = {group.rstrip("_") for group in attributes} - {"model_copy", "model_dump", "py", "yaml"}
     declared = {param.split(".")[0] for param in stage.get("params", [])}
-    others = (
-        {"asr_adapter"} if name == "synthesize" else set()
-    )  # of the asr_adapter' texts, which `make asr_adapter` asks for
+    # `make asr-adapter` runs synthesize with asr_adapter.texts
+    others = {"asr_adapter"} if name == "synthesize" else set()
     assert read <= declared | others
 
 
-def test_the_import_arrows_hold():
+def test_each_part_imports_only_its_allowed_parts():
     for part, allowed in ARROWS.items():
         files = (
             [PACKAGE / f"{part}.py"]

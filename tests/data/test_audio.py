@@ -27,7 +27,7 @@ def test_any_rate_and_format_becomes_mono_16_khz(tmp_path, name, rate):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
-def test_blocks_are_the_samples_of_one_read(tmp_path, monkeypatch, name):
+def test_reading_in_blocks_gives_the_samples_of_one_read(tmp_path, monkeypatch, name):
     monkeypatch.setattr(audio, "BLOCK", 1000)
     noise = np.random.default_rng(0).normal(0, 0.1, (9_999, 2))
     soundfile.write(tmp_path / name, noise, 16_000)
@@ -46,7 +46,7 @@ def test_a_file_may_have_any_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac"])
-def test_sound_may_come_through_a_pipe(tmp_path, kind):
+def test_audio_can_be_read_from_a_pipe(tmp_path, kind):
     soundfile.write(tmp_path / f"tone.{kind}", TONE, 16_000)
     os.mkfifo(tmp_path / "pipe")
     threading.Thread(
@@ -55,7 +55,7 @@ def test_sound_may_come_through_a_pipe(tmp_path, kind):
     assert np.abs(read_audio(tmp_path / "pipe") - TONE).max() < 1e-4
 
 
-def test_channels_that_cancel_each_other_are_no_silence(tmp_path):
+def test_channels_that_cancel_each_other_do_not_give_silence(tmp_path):
     for right, expected in (
         (-TONE, TONE),
         (-0.9 * TONE, TONE),
@@ -66,7 +66,7 @@ def test_channels_that_cancel_each_other_are_no_silence(tmp_path):
         assert np.allclose(read_audio(tmp_path / "a.wav"), expected, atol=1e-6)
 
 
-def test_flac_from_a_pipe_has_no_length_in_its_header_and_is_read(tmp_path):
+def test_flac_without_a_length_in_its_header_is_read(tmp_path):
     """The 36 bits of STREAMINFO's number of samples (RFC 9639, 8.2) end at byte 26 of the file; 0 is unknown."""
     soundfile.write(tmp_path / "a.flac", TONE, 16_000)
     stream = bytearray((tmp_path / "a.flac").read_bytes())
@@ -94,7 +94,7 @@ def wav(rate: int, size: int, samples: bytes) -> bytes:
         (wav(2**31 - 1, 3200, b"\1\2" * 1600), "says that its rate is 2147483647 Hz"),
     ],
 )
-def test_what_is_no_sound_is_one_line_with_its_name_and_cause(tmp_path, content, cause):
+def test_a_file_that_is_no_audio_is_named_in_one_line_with_the_cause(tmp_path, content, cause):
     path = tmp_path / "question.wav"
     path.write_bytes(content)
     for source, name, called in ((path, None, path), (io.BytesIO(content), "row 7", "row 7")):
@@ -103,17 +103,17 @@ def test_what_is_no_sound_is_one_line_with_its_name_and_cause(tmp_path, content,
         assert str(raised.value).startswith(f"{called} ") and "\n" not in str(raised.value)
 
 
-def test_a_header_that_promises_gigabytes_gives_what_is_there(tmp_path):
+def test_a_header_with_too_many_samples_gives_the_real_ones(tmp_path):
     (tmp_path / "a.wav").write_bytes(wav(16_000, 2**32 - 40, b"\0\1" * 1600))
     assert read_audio(tmp_path / "a.wav").tolist() == [256 / 32768] * 1600
 
 
-def test_bytes_without_a_name_are_the_recording():
+def test_errors_call_bytes_without_a_name_the_recording():
     with pytest.raises(ValueError, match=r"^the recording is no readable audio file"):
         read_audio(io.BytesIO(b"no sound"))
 
 
-def test_no_file_names_the_path_and_the_cause(tmp_path):
+def test_a_path_that_is_no_file_is_named_with_the_cause(tmp_path):
     for path, cause in [
         (tmp_path / "missing.flac", "No such file or directory"),
         (tmp_path, "Is a directory"),
@@ -126,7 +126,7 @@ def test_no_file_names_the_path_and_the_cause(tmp_path):
         assert str(raised.value).encode()  # it can be printed
 
 
-def test_more_than_the_memory_takes_is_named(tmp_path, monkeypatch):
+def test_a_recording_larger_than_the_memory_is_named(tmp_path, monkeypatch):
     def full(*_):
         raise MemoryError
 
@@ -136,7 +136,7 @@ def test_more_than_the_memory_takes_is_named(tmp_path, monkeypatch):
         read_audio(tmp_path / "day.wav")
 
 
-def test_empty_and_broken_samples_are_refused(tmp_path):
+def test_empty_recordings_and_samples_that_are_not_finite_are_refused(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 44100)
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16000, subtype="FLOAT")
     with pytest.raises(ValueError, match="no samples"):

@@ -77,7 +77,7 @@ CASES = [
     ("change_case:capital", {}, "WATER BOILS AT ONE HUNDRED DEGREES.", "WATER BOILS at 100 DEGREES."),
     ("change_case:lowercase", {}, "water boils.", "Water boils."),
 ]
-AS_THE_OFFICIAL_CODE = [  # kind, arguments, a response, whether it follows: what the official code says of it
+AS_THE_OFFICIAL_CODE = [  # instruction, arguments, response, verdict of the official code
     ("keywords:frequency", {"keyword": " tea ", "frequency": 2, "relation": AT_LEAST}, "tea, tea.", True),
     ("length_constraints:number_sentences", {"num_sentences": 2, "relation": LESS}, "Dr. Bo saw Mr. Li at 5 p.m. on "
      "Jan. 3rd.", True),
@@ -110,7 +110,7 @@ AS_THE_OFFICIAL_CODE = [  # kind, arguments, a response, whether it follows: wha
 
 
 @pytest.mark.parametrize(("instruction", "arguments", "right", "wrong"), CASES)
-def test_a_response_follows_or_not(instruction, arguments, right, wrong):
+def test_a_response_follows_the_instruction_or_not(instruction, arguments, right, wrong):
     assert follows(right, instruction, arguments)
     assert not follows(wrong, instruction, arguments)
     assert not follows(" ", instruction, arguments)
@@ -125,20 +125,21 @@ def test_the_verdict_is_that_of_the_official_code(instruction, arguments, respon
     assert follows(response, instruction, arguments) == follows_it
 
 
-def test_sentences_are_cut_by_the_trained_english_punkt():
+def test_sentences_are_split_by_the_trained_english_punkt():
     cut = sentence_splitter().tokenize
     assert cut("Prof. Li met Mr. Bo. Yes!") == ["Prof. Li met Mr. Bo.", "Yes!"]
     assert cut("Acme Inc. grew. J. K. Rowling wrote.") == ["Acme Inc. grew.", "J. K. Rowling wrote."]
 
 
-def test_loosely_an_introduction_a_closing_line_and_stars_are_forgiven():
-    said = 'Sure, here it is:\n*"Tea is good."*\nAnything else, sir?'
-    assert not follows(said, "startend:quotation", {}) and follows_loosely(said, "startend:quotation", {})
-    assert follows_loosely(said, "punctuation:no_comma", {})
+def test_the_loose_criteria_allow_an_introduction_a_closing_line_and_asterisks():
+    response = 'Sure, here it is:\n*"Tea is good."*\nAnything else, sir?'
+    assert not follows(response, "startend:quotation", {})
+    assert follows_loosely(response, "startend:quotation", {})
+    assert follows_loosely(response, "punctuation:no_comma", {})
     assert not follows_loosely("Well, no.", "punctuation:no_comma", {})
 
 
-def test_what_is_no_instruction_is_refused():
+def test_unknown_instructions_and_arguments_are_refused():
     with pytest.raises(ValueError, match="no instruction 'keywords:rhyme'; allowed: keywords:existence"):
         follows("x", "keywords:rhyme", {})
     with pytest.raises(ValueError, match="number_words does not take"):
@@ -149,5 +150,5 @@ def test_what_is_no_instruction_is_refused():
         follows("x", "length_constraints:number_words", {"num_words": 3, "relation": "around"})
 
 
-def test_arguments_that_are_null_in_the_official_file_are_as_if_not_there():
+def test_null_arguments_of_the_official_file_are_ignored():
     assert follows("tea", "punctuation:no_comma", {"num_words": None})

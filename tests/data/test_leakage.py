@@ -1,12 +1,12 @@
 from speech_rba.data.leakage import ngrams, overlaps
 
 
-def test_ngrams():
+def test_ngrams_are_all_runs_of_n_words():
     assert ngrams(["a", "b", "c"], 2) == {("a", "b"), ("b", "c")}
     assert ngrams(["a"], 2) == set()
 
 
-def test_overlaps_by_words_in_a_row_or_as_a_whole():
+def test_texts_overlap_by_consecutive_words_or_as_a_whole():
     questions = ["Which two rivers meet in the city of Lyon?", "Who wrote Hamlet?", "?"]
     texts = [
         "Tell me which 2 rivers meet in the town",  # 5 words in a row: which 2 rivers meet in

@@ -13,7 +13,7 @@ from speech_rba.data.measures import measure, normalize, silence_share, word_err
         ("Hmm?!", ""),
     ],
 )
-def test_normalize(text, words):
+def test_normalized_text_is_lower_case_without_punctuation(text, words):
     assert normalize(text) == words
 
 
@@ -54,7 +54,7 @@ def test_silence_is_relative_to_the_loudest_frame():
     assert silence_share(np.zeros(0)) == 1.0
 
 
-def test_no_samples_and_digital_silence_stay_finite():
+def test_measures_of_no_samples_and_of_digital_silence_are_finite():
     empty = measure(np.zeros(0, np.float32), "", "", "", 0.0, "c1")
     assert (empty.duration_s, empty.rms_db, empty.words_per_s, empty.wer) == (0.0, -120.0, 0.0, 0.0)
     assert measure(np.zeros(16000, np.float32), "a word", "", "", 0.0, "c1").rms_db == -120.0

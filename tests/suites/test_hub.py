@@ -1,4 +1,4 @@
-"""A suite of the hub, fetched from a server of this test's own that answers as the hub does."""
+"""A suite is fetched from a local server that answers as the hub does."""
 
 import json
 import os
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One dataset, team/voices, with the tag v1; a class made for a test gives it `files`."""
+    """One dataset, team/voices, with the tag v1; a subclass in a fixture sets `files`."""
 
     files: dict[str, bytes]
 
@@ -54,7 +54,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(address, files) of a hub; a file that is None is listed, and not there."""
+    """(address, files) of a hub; a file that is None is listed and missing."""
     made = write_parquet(tmp_path / "made", {"prompt": ["How do I harm?"]}) / "test-00000-of-00001.parquet"
     files = {
         "README.md": b"",
@@ -69,7 +69,7 @@ def hub(tmp_path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def fetch(address: str, folder: Path, *arguments: str, offline: str = "0") -> subprocess.CompletedProcess:
-    """The command, in a process of its own: the hub's address is read when its library is imported."""
+    """The command in a new process, since its library reads the hub's address when it is imported."""
     env = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": offline, "HF_HOME": str(folder / "home")}
     env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, "-c", "from speech_rba.cli import main; main()", "fetch-suite", *arguments]
@@ -78,7 +78,7 @@ def fetch(address: str, folder: Path, *arguments: str, offline: str = "0") -> su
     )
 
 
-def test_a_subset_is_fetched_at_its_commit_and_read(tmp_path, hub):
+def test_a_subset_is_fetched_at_its_commit(tmp_path, hub):
     address, _ = hub
     done = fetch(address, tmp_path, "team/voices@v1/advbench", "outside/no-harm")
     assert done.returncode == 0, done.stderr
@@ -89,10 +89,10 @@ def test_a_subset_is_fetched_at_its_commit_and_read(tmp_path, hub):
     assert done.stdout.endswith("Add to params.yaml, below evaluate.suites:\n  no_harm: outside/no-harm\n")
     assert list((tmp_path / "outside").iterdir()) == [folder]
     [recording], _ = read_suite(folder)
-    assert recording.question.refuse  # by the subset it came from, whatever the folder is called
+    assert recording.question.refuse  # by the fetched subset, whatever the name of the folder
 
 
-def test_a_fetch_that_breaks_off_leaves_nothing(tmp_path, hub):
+def test_an_interrupted_fetch_leaves_no_folder(tmp_path, hub):
     address, files = hub
     files["advbench/test-00001-of-00002.parquet"] = None
     done = fetch(address, tmp_path, "team/voices@v1/advbench", "outside/harm")
@@ -110,19 +110,19 @@ def test_a_fetch_that_breaks_off_leaves_nothing(tmp_path, hub):
         ),
     ],
 )
-def test_what_the_hub_does_not_have_is_one_line(tmp_path, hub, place, message):
+def test_a_dataset_that_the_hub_lacks_is_one_line_on_stderr(tmp_path, hub, place, message):
     done = fetch(hub[0], tmp_path, place, "harm")
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_hub_that_nobody_reaches_is_one_line(tmp_path):
+def test_an_unreachable_hub_is_one_line_on_stderr(tmp_path):
     done = fetch("http://127.0.0.1:9", tmp_path, "team/voices@v1/advbench", "harm")
     assert done.returncode == 1 and done.stderr.startswith("error: cannot fetch"), done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_offline_says_what_to_set(tmp_path):
+def test_offline_the_message_names_the_setting(tmp_path):
     with pytest.raises(UserError, match=r"cannot fetch team/voices@v1/advbench .*; set HF_HUB_OFFLINE=0"):
         fetch_suite("team/voices@v1/advbench", tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -131,11 +131,11 @@ def test_offline_says_what_to_set(tmp_path):
 @pytest.mark.parametrize(
     "dataset", ["team/voices/advbench", "team/voices@v1", "voices@v1/a", "team/voices@/a", "a/b@v/../c/"]
 )
-def test_a_dataset_is_named_with_revision_and_subset(tmp_path, dataset):
+def test_a_dataset_name_needs_revision_and_subset(tmp_path, dataset):
     with pytest.raises(UserError, match="must be OWNER/NAME@REVISION/SUBSET; REVISION is a commit or tag"):
         fetch_suite(dataset, tmp_path / "new")
 
 
-def test_a_folder_that_is_there_stays_as_it_is(tmp_path):
+def test_an_existing_folder_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="is there already; remove it, or name another folder"):
         fetch_suite("team/voices@v1/advbench", tmp_path)

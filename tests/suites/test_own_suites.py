@@ -1,4 +1,4 @@
-"""The benchmark texts under data/ are well formed: nothing asked twice, no answer given away."""
+"""The texts in data/ are well formed: no question is repeated, and none contains its answer."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ def questions() -> list[Question]:
     return read_jsonl(DATA / "suites/spoken_qa/questions.jsonl", Question)
 
 
-def test_enough_questions_and_none_twice(questions):
+def test_there_are_enough_questions_and_no_repeated_one(questions):
     assert len(questions) >= 150
     assert len({question.id for question in questions}) == len(questions)
     assert len({tuple(words(question.prompt)) for question in questions}) == len(questions)
@@ -38,16 +38,16 @@ def test_questions_can_be_spoken(questions):
         assert re.fullmatch(r"[A-Z][A-Za-z ,']+[?.]", question.prompt), question.prompt
 
 
-def test_no_question_gives_its_answer_away(questions):
+def test_no_question_contains_its_answer(questions):
     for question in questions:
         assert question.answers, question.id
         for answer in question.answers:
-            assert words(answer) not in ([], ["a"], ["i"]), question.id  # any response would hold these
+            assert words(answer) not in ([], ["a"], ["i"]), question.id  # any response would contain these
             assert not holds(words(question.prompt), words(answer)), question.prompt
 
 
 @pytest.mark.parametrize("language", ["es", "de"])
-def test_sentences_to_translate_are_the_same_in_each_language_and_have_a_translation(language):
+def test_both_languages_translate_the_same_sentences(language):
     sentences = read_jsonl(DATA / f"suites/translation_{language}/questions.jsonl", Question)
     assert len({sentence.prompt for sentence in sentences}) == len(sentences) == 50
     english = read_jsonl(DATA / "suites/translation_es/questions.jsonl", Question)
@@ -57,37 +57,34 @@ def test_sentences_to_translate_are_the_same_in_each_language_and_have_a_transla
         assert translation[-1] == sentence.prompt[-1] and translation != sentence.prompt
 
 
-def test_topics_are_many_and_different():
+def test_there_are_enough_topics_and_no_repeated_one():
     topics = (DATA / "topics.txt").read_text().splitlines()
     assert len(topics) == len({topic.lower() for topic in topics}) >= 100
     assert all(re.fullmatch(r"[A-Za-z ]+", topic) for topic in topics)
 
 
-def test_constraints_can_be_spoken_and_are_kept_by_one_answer_and_broken_by_another():
-    asked = read_jsonl(DATA / "suites/spoken_constraints/questions.jsonl", Question)
-    assert len({q.prompt for q in asked}) == len(asked) >= 120
-    for question in asked:
+def test_each_spoken_constraint_is_followed_by_one_answer_and_not_by_another():
+    questions = read_jsonl(DATA / "suites/spoken_constraints/questions.jsonl", Question)
+    assert len({q.prompt for q in questions}) == len(questions) >= 120
+    for question in questions:
         assert re.fullmatch(r"[A-Z][A-Za-z ]+[?.] [A-Z][a-z ]+\.", question.prompt), question.prompt
         [instruction] = question.instructions
         [word] = next((v for v in instruction.arguments.values() if isinstance(v, list)), [""])
-        said = "Yes.", f"It is {word}, as everybody knows who has been there before. It is good."
-        assert {follows(text, instruction.name, instruction.arguments) for text in said} == {True, False}
+        answers = "Yes.", f"It is {word}, as everybody knows who has been there before. It is good."
+        assert {follows(text, instruction.name, instruction.arguments) for text in answers} == {True, False}
 
 
-def test_what_is_asked_about_the_manner_says_nothing_of_it():
-    asked = read_jsonl(DATA / "suites/attributes/questions.jsonl", Question)
+def test_questions_about_attributes_do_not_reveal_the_attribute():
+    questions = read_jsonl(DATA / "suites/attributes/questions.jsonl", Question)
     trained = read_jsonl(DATA / "attribute_questions.jsonl", AttributeQuestion)
-    assert not {tuple(words(q.prompt)) for q in asked} & {tuple(words(q.prompt)) for q in trained}
-    by_prompt = {q.prompt: Counter() for q in asked}
-    for question in asked:
+    assert not {tuple(words(q.prompt)) for q in questions} & {tuple(words(q.prompt)) for q in trained}
+    by_prompt = {q.prompt: Counter() for q in questions}
+    for question in questions:
         assert not {tuple(words(a)) for a in question.answers} & {tuple(words(a)) for a in question.wrong}
         by_prompt[question.prompt][question.attribute.value] += 1
-    for (
-        prompt,
-        values,
-    ) in by_prompt.items():  # each as often, so that one answer to all is right by chance alone
-        name = next(q.attribute.name for q in asked if q.prompt == prompt)
+    for prompt, values in by_prompt.items():  # equal counts: the same answer to all is right by chance
+        name = next(q.attribute.name for q in questions if q.prompt == prompt)
         assert set(values) == set(SETTINGS[name]) and len(set(values.values())) == 1, prompt
     assert all(set(q.answers) == set(SETTINGS[q.name]) for q in trained)
-    by_place = Counter((q.attribute.name, q.attribute.value, i % 2) for i, q in enumerate(asked))
+    by_place = Counter((q.attribute.name, q.attribute.value, i % 2) for i, q in enumerate(questions))
     assert len(set(Counter(k[0] for k in by_place).values())) == 1  # in training and in held-out voices

@@ -1,4 +1,4 @@
-"""Suites that nobody here made: what is read from them, and that each bad row is named while the rest is scored."""
+"""Suites of others are read, and each row that cannot be scored is named with the cause."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def suite(folder: Path, table: str | bytes, name: str = "q.tsv", num_files: int 
     return folder
 
 
-def asked(recordings: list[Recording]) -> list[tuple[str, str, list[str]]]:
+def read_questions(recordings: list[Recording]) -> list[tuple[str, str, list[str]]]:
     return [(r.question.id, r.question.prompt, r.question.answers) for r in recordings]
 
 
@@ -79,13 +79,13 @@ PLAIN = 'Questions\tAnswer\tWav Filename\nWho?\tAda\t1.wav\nWho said "hello"?\tZ
         "newline",
     ],
 )
-def test_every_way_to_save_a_table_is_read_alike(tmp_path, table):
+def test_every_form_of_saved_table_gives_the_same_questions(tmp_path, table):
     recordings, refused = read_suite(suite(tmp_path, table))
-    assert asked(recordings) == BOTH and not refused
+    assert read_questions(recordings) == BOTH and not refused
     assert len(recordings[0].read()) == 16_000
 
 
-def test_quotes_in_a_text_are_kept_and_stay_in_their_line(tmp_path):
+def test_quotes_inside_a_text_are_kept(tmp_path):
     table = 'Question\tAnswer\tFile\n"To be" is from?\tHamlet\t1.wav\n"To be or\tHam"let\t2.wav\n12" is?\tx\t3.wav\n'
     recordings, _ = read_suite(suite(tmp_path, table))
     assert [r.question.prompt for r in recordings] == ['"To be" is from?', '"To be or', '12" is?']
@@ -99,7 +99,7 @@ def test_quotes_in_a_text_are_kept_and_stay_in_their_line(tmp_path):
         ("Question\tAnswer\tFile\n", r"q\.tsv has no line below its heading"),
         (
             "Who?\tAda\t1.wav\n",
-            r"q\.tsv, line 1, must be a heading that names the columns, parted by tabs: question, fil",
+            r"q\.tsv, line 1, must be a heading that names the columns, separated by tabs: question, fil",
         ),
         ("\n\nWho?\tAda\t1.wav\n", r"q\.tsv, line 3, must be a heading"),
         ("Question,Answer,File\nWho?,Ada,1.wav\n", r"q\.tsv, line 1, .* it has 'Question,Answer,File'"),
@@ -146,7 +146,7 @@ def test_a_table_that_cannot_be_read_is_named_with_its_line(tmp_path, table, mes
         ("Who?\tAda\t../wav", "the file ../wav"),
     ],
 )
-def test_a_bad_row_is_set_apart_with_its_line_and_cause_and_the_rest_is_scored(tmp_path, row, cause):
+def test_a_bad_row_is_refused_with_line_and_cause_and_the_rest_is_scored(tmp_path, row, cause):
     table = f"Question\tAnswer\tFile\nOne?\tAda\t1.wav\n\n{row}\nThree?\tAda\t3.wav\n"
     recordings, refused = read_suite(suite(tmp_path, table))
     assert [r.question.prompt for r in recordings] == ["One?", "Three?"]
@@ -175,14 +175,14 @@ def test_a_bad_row_is_set_apart_with_its_line_and_cause_and_the_rest_is_scored(t
         (sound(np.where(np.arange(16_000) == 900, 0.1, 0)), "the recording is silent"),  # a click
     ],
 )
-def test_sound_is_checked_before_anything_is_trained(tmp_path, content, cause):
+def test_recordings_that_cannot_be_used_are_refused(tmp_path, content, cause):
     folder = suite(tmp_path, "Question\tAnswer\tFile\nOne?\tAda\t1.wav\nTwo?\tAda\t2.wav\n")
     (folder / "wav/2.wav").write_bytes(content)
     recordings, [bad] = read_suite(folder)
     assert len(recordings) == 1 and bad.row == 3 and cause in bad.cause
 
 
-def test_quiet_speech_is_no_silence(tmp_path):
+def test_quiet_speech_is_accepted(tmp_path):
     folder = suite(tmp_path, "Question\tAnswer\tFile\nOne?\tAda\t1.wav\n")
     (folder / "wav/1.wav").write_bytes(sound(SPEECH / 1000))  # -83 dB
     assert len(read_suite(folder)[0]) == 1
@@ -199,18 +199,18 @@ def test_quiet_speech_is_no_silence(tmp_path):
         ("[1789, 2.5]", ["1789", "2.5"]),
     ],
 )
-def test_several_answers_are_parted_by_a_bar_or_are_a_list(tmp_path, cell, answers):
+def test_several_answers_are_separated_by_a_bar_or_are_a_list(tmp_path, cell, answers):
     table = f"Question\tAnswer\tFile\nWhere?\t{cell}\t1.wav\n"
     assert read_suite(suite(tmp_path, table))[0][0].question.answers == answers
 
 
-def test_answers_may_stand_in_several_columns(tmp_path):
+def test_several_columns_may_have_answers(tmp_path):
     table = "Question\tAnswer\tAliases\tAnswer 2\tFile\nWhere?\tParis\tLutetia | Lutèce\t\t1.wav\n"
     assert read_suite(suite(tmp_path, table))[0][0].question.answers == ["Paris", "Lutetia", "Lutèce"]
 
 
 @pytest.mark.parametrize("answer", ["the", "A", "an the", "-", "...", "´", "“a”", "t.h.e", "_", "a/an", "¿?"])
-def test_an_answer_that_no_response_is_searched_for_is_one_without_a_word(tmp_path, answer):
+def test_an_answer_without_words_is_refused(tmp_path, answer):
     assert not answer_tokens(answer)
     with pytest.raises(UserError, match="is articles or punctuation alone"):
         read_suite(suite(tmp_path, f"Question\tAnswer\tFile\nWho?\t{answer}\t1.wav\n"))
@@ -222,7 +222,7 @@ def test_an_answer_with_a_word_is_scored(tmp_path, answer):
     read_suite(suite(tmp_path, f"Question\tAnswer\tFile\nWho?\t{answer}\t1.wav\n"))
 
 
-def test_one_suite_mixes_kinds_of_questions(tmp_path):
+def test_a_suite_may_have_questions_of_several_kinds(tmp_path):
     table = (
         "id\tquestion\tfile\tanswer\tchoice\trefuse\tjudged\ttranslations\tinstruction_id_list\tkwargs\n"
         "a\tWhich?\t1.wav\t\t(b)\n"
@@ -254,25 +254,27 @@ def test_one_suite_mixes_kinds_of_questions(tmp_path):
     ]
 
 
-# ---- recordings that are only heard
+# ---- recordings that are only transcribed
 
 
 @pytest.mark.parametrize(
     "heading", ["file\ttext\n", "file\ttext\tspeaker\n", "Audio\tTranscript\n", "\ufeffFile\tText\n", ""]
 )
-def test_transcripts_have_a_heading_or_none(tmp_path, heading):
+def test_transcripts_may_lack_a_heading(tmp_path, heading):
     table = f"{heading}wav/1.wav\tbook a room\nwav/2.wav\t\n\nwav/3.wav\ttoday\n"
     recordings, refused = read_suite(suite(tmp_path, table, "transcripts.tsv"))
-    assert asked(recordings) == [("wav/1.wav", "book a room", []), ("wav/3.wav", "today", [])]
+    assert read_questions(recordings) == [("wav/1.wav", "book a room", []), ("wav/3.wav", "today", [])]
     assert causes(refused) == [(2 + bool(heading), "the question is missing")]
 
 
 def test_transcripts_may_have_more_columns_and_another_order(tmp_path):
     table = "speaker\ttext\tfile\n12\ttoday\twav/1.wav\n"
-    assert asked(read_suite(suite(tmp_path, table, "transcripts.tsv"))[0]) == [("wav/1.wav", "today", [])]
+    assert read_questions(read_suite(suite(tmp_path, table, "transcripts.tsv"))[0]) == [
+        ("wav/1.wav", "today", [])
+    ]
 
 
-# ---- questions of our own form
+# ---- questions of this project
 
 
 def test_written_questions_are_checked_line_by_line(tmp_path):
@@ -287,8 +289,8 @@ def test_written_questions_are_checked_line_by_line(tmp_path):
     ]  # fmt: skip
     recordings, refused = read_suite(suite(tmp_path, "\n".join(lines), "questions.jsonl"))
     assert [(r.question.id, r.sound) for r in recordings] == [("q", None), ("two", None)]
-    found = {row.row: row.cause for row in refused}
-    assert list(found) == [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    cause_by_row = {row.row: row.cause for row in refused}
+    assert list(cause_by_row) == [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
     parts = [
         "Invalid JSON",
         "answer: Extra inputs",
@@ -303,12 +305,12 @@ def test_written_questions_are_checked_line_by_line(tmp_path):
         "answers: Input",
     ]
     parts += ["it is no question", "no instruction 'none:such'"]
-    assert all(part in cause for part, cause in zip(parts, found.values(), strict=True)), found
+    assert all(part in cause for part, cause in zip(parts, cause_by_row.values(), strict=True))
     assert refused[0].file == "questions.jsonl" and refused[0].text.startswith('{"id": "broken"')
 
 
 @pytest.mark.parametrize("name", ["spoken_qa", "spoken_constraints", "attributes", "translation_de"])
-def test_our_own_suites_are_whole(name):
+def test_every_row_of_the_projects_suites_can_be_scored(name):
     _, refused = read_suite(Path(__file__).parents[2] / "data/suites" / name)
     assert not refused
 
@@ -325,7 +327,7 @@ def write_parquet(folder: Path, columns: dict[str, Any], name: str = "test-00000
     return folder
 
 
-def test_voicebench_rows_are_scored_by_what_they_hold(tmp_path):
+def test_voicebench_rows_are_scored_by_their_columns(tmp_path):
     def only(subset: str, **columns: list) -> Recording:
         [[recording], refused] = read_suite(write_parquet(tmp_path / subset, {"prompt": ["Who?"]} | columns))
         assert not refused and recording.question.id == "00000"
@@ -336,8 +338,10 @@ def test_voicebench_rows_are_scored_by_what_they_hold(tmp_path):
     assert choice.read().shape == (16_000,)
     fact = only("sd-qa", reference=["Ada Lovelace"])
     assert fact.question.answers == ["Ada Lovelace"] and fact.question.choice is None
-    told = only("ifeval", instruction_id_list=[["punctuation:no_comma"]], kwargs=[[{"num_words": None}]])
-    assert [(i.name, i.arguments) for i in told.question.instructions] == [("punctuation:no_comma", {})]
+    instructed = only(
+        "ifeval", instruction_id_list=[["punctuation:no_comma"]], kwargs=[[{"num_words": None}]]
+    )
+    assert [(i.name, i.arguments) for i in instructed.question.instructions] == [("punctuation:no_comma", {})]
     harmful, open_ended = only("advbench").question, only("commoneval").question
     assert harmful.refuse and not harmful.judged and open_ended.judged and not open_ended.refuse
 
@@ -364,7 +368,7 @@ FEW = {"num_words": 9, "relation": "less than"}
 
 
 @pytest.mark.parametrize("form", [json.dumps, str])
-def test_arguments_of_instructions_may_be_text(tmp_path, form):
+def test_arguments_of_instructions_may_be_written_as_text(tmp_path, form):
     columns = {"prompt": ["a", "b"], "instruction_id_list": [[NO_COMMA, WORDS], [WORDS]]}
     columns["kwargs"] = [form([{"relation": None}, FEW]), form([FEW])]
     recordings, _ = read_suite(write_parquet(tmp_path / "whole", columns))
@@ -432,7 +436,7 @@ SOUND = {"bytes": sound(SPEECH), "path": "1.wav"}
         ("audio", {"bytes": sound(np.tile(SPEECH, 31)), "path": None}, "the recording has 31.00 s"),
     ],
 )
-def test_a_bad_row_of_parquet_is_set_apart_and_the_rest_keep_their_numbers(tmp_path, column, cell, cause):
+def test_a_bad_row_of_parquet_is_refused_and_the_rest_keep_their_numbers(tmp_path, column, cell, cause):
     columns = {"prompt": ["A?", "B?", "C?"], "reference": ["a1", "b1", "c1"], "audio": [SOUND] * 3}
     columns[column][1] = cell
     recordings, [bad] = read_suite(write_parquet(tmp_path / "qa", columns))
@@ -440,12 +444,12 @@ def test_a_bad_row_of_parquet_is_set_apart_and_the_rest_keep_their_numbers(tmp_p
     assert (bad.file, bad.row) == ("test-00000-of-00001.parquet", 1) and cause in bad.cause, bad.cause
 
 
-def test_a_prompt_of_turns_is_no_text(tmp_path):
+def test_a_prompt_with_turns_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"row 0: the question is no text: \['One.', 'Two.'\]"):
         read_suite(write_parquet(tmp_path / "qa", {"prompt": [["One.", "Two."]], "reference": ["x"]}))
 
 
-def test_text_that_is_no_utf_8_costs_its_row(tmp_path):
+def test_a_row_with_text_that_is_no_utf_8_is_refused(tmp_path):
     broken = pa.array([b"A?", b"\xff\xfe"], pa.binary()).view(pa.string())
     recordings, [bad] = read_suite(
         write_parquet(tmp_path / "qa", {"prompt": broken, "reference": ["x", "y"]})
@@ -453,7 +457,7 @@ def test_text_that_is_no_utf_8_costs_its_row(tmp_path):
     assert len(recordings) == 1 and bad.row == 1 and "a cell cannot be read" in bad.cause
 
 
-def test_rows_of_several_files_are_numbered_on_and_refused_by_file(tmp_path):
+def test_ids_count_over_all_files_and_refused_rows_name_their_file(tmp_path):
     folder = write_parquet(tmp_path / "qa", {"prompt": ["A?", None], "reference": ["x", "y"]}, "a.parquet")
     write_parquet(folder, {"prompt": ["C?", None, "E?"], "reference": ["x", "y", "z"]}, "b.parquet")
     recordings, refused = read_suite(folder)
@@ -461,7 +465,7 @@ def test_rows_of_several_files_are_numbered_on_and_refused_by_file(tmp_path):
     assert [(row.file, row.row) for row in refused] == [("a.parquet", 1), ("b.parquet", 1)]
 
 
-def test_other_parquet_is_refused_as_a_whole(tmp_path):
+def test_parquet_of_another_form_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"mtbench/test-00000-of-00001.parquet has no column \['prompt'\]"):
         read_suite(write_parquet(tmp_path / "mtbench", {"turns": [["One.", "Two."]]}))
     with pytest.raises(UserError, match="bbh cannot be scored here"):
@@ -477,7 +481,7 @@ def test_other_parquet_is_refused_as_a_whole(tmp_path):
             read_suite(file.parent)
 
 
-def test_the_subset_is_the_one_that_was_fetched(tmp_path):
+def test_the_fetched_dataset_names_the_subset(tmp_path):
     folder = write_parquet(tmp_path / "harm", {"prompt": ["Harm?"]})
     assert read_suite(folder)[0][0].question.judged
     (folder / "source.json").write_text('{"subset": "data/advbench"}')
@@ -502,14 +506,14 @@ def test_the_subset_is_the_one_that_was_fetched(tmp_path):
         (["._q.tsv", "~$q.tsv"], "it has none of them"),
     ],
 )
-def test_folders_of_another_form_are_refused_with_what_they_have(tmp_path, names, message):
+def test_folders_of_another_form_are_refused_with_their_tables(tmp_path, names, message):
     for name in names:
         (tmp_path / name).write_text(PLAIN)
     with pytest.raises(UserError, match=message):
         read_suite(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     for place in (tmp_path / "none", Path("hub:hlt-lab/voicebench/sd-qa")):
         with pytest.raises(
             UserError, match="is no folder; name one, and fetch one of the hub by `speech-rba fetch-sui"
@@ -522,7 +526,7 @@ def test_a_refused_row_is_a_line_of_json(tmp_path):
     assert RefusedRow.model_validate_json(bad.model_dump_json()) == bad
 
 
-def test_a_question_of_the_form_of_records_stays_as_it_is(tmp_path):
+def test_a_written_question_is_read_unchanged(tmp_path):
     question = Question(id="q", prompt="Who?", answers=["Ada"], wrong=["Zoe"])
     [recording], _ = read_suite(suite(tmp_path, question.model_dump_json(), "questions.jsonl"))
     assert recording.question == question

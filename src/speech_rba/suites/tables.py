@@ -25,13 +25,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "sound": SOUND_COLUMNS,
     "id": ("id",),
     "kwargs": ("kwargs",),
-} | {name: KINDS[name].columns for name in OTHER_COLUMNS}
+}
 ANSWERS = re.compile(r"(answers?|references?|alias(es)?)( ?\d+)?")  # all such columns count
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row; `values` are its cells by a key of COLUMNS, and `answers` the list of all cells with answers.
+    """One row; `values` are its cells by a key of COLUMNS or a kind, and `answers` the list of all cells with answers.
 
     `number` is the line from 1, or in Parquet the row from 0. `problem` says why the row cannot be used.
     """
@@ -122,7 +122,8 @@ def columns_of(names: list[str]) -> dict[str, list[int]]:
     """
     plain = [re.sub(r"[\W_]+", " ", name).strip().casefold() for name in names]
     columns = {"answers": [i for i, name in enumerate(plain) if ANSWERS.fullmatch(name)]}
-    for held, allowed in COLUMNS.items():
+    names_by_content = COLUMNS | {kind: KINDS[kind].columns for kind in KINDS}
+    for held, allowed in names_by_content.items():
         if name := next((name for name in allowed if name in plain), None):
             if plain.count(name) > 1:
                 raise UserError(f"there are several columns {name!r}; rename all but one")
