@@ -67,7 +67,7 @@ def test_channels_that_cancel_each_other_do_not_give_silence(tmp_path):
 
 
 def test_flac_without_a_length_in_its_header_is_read(tmp_path):
-    """The 36 bits of STREAMINFO's number of samples (RFC 9639, 8.2) end at byte 26 of the file; 0 is unknown."""
+    """The 36 bits of STREAMINFO's number of samples (RFC 9639, 8.2) end at byte 26; 0 is unknown."""
     soundfile.write(tmp_path / "a.flac", TONE, 16_000)
     stream = bytearray((tmp_path / "a.flac").read_bytes())
     assert int.from_bytes(stream[21:26]) & 0xFFFFFFFFF == 16_000

@@ -77,36 +77,75 @@ CASES = [
     ("change_case:capital", {}, "WATER BOILS AT ONE HUNDRED DEGREES.", "WATER BOILS at 100 DEGREES."),
     ("change_case:lowercase", {}, "water boils.", "Water boils."),
 ]
+DATES, COUNTRY = "Dr. Bo saw Mr. Li at 5 p.m. on Jan. 3rd.", "He is in the U.S. He likes it."
 AS_THE_OFFICIAL_CODE = [  # instruction, arguments, response, verdict of the official code
     ("keywords:frequency", {"keyword": " tea ", "frequency": 2, "relation": AT_LEAST}, "tea, tea.", True),
-    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": LESS}, "Dr. Bo saw Mr. Li at 5 p.m. on "
-     "Jan. 3rd.", True),
-    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": AT_LEAST}, "He is in the U.S. He likes "
-     "it.", True),
-    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": AT_LEAST}, "one\ntwo\nthree", False),
+    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": LESS}, DATES, True),
+    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": AT_LEAST}, COUNTRY, True),
+    (
+        "length_constraints:number_sentences",
+        {"num_sentences": 2, "relation": AT_LEAST},
+        "one\ntwo\nthree",
+        False,
+    ),
     ("length_constraints:number_words", {"num_words": 2, "relation": LESS}, "i\u0307stanbul", True),
-    ("change_case:capital_word_frequency", {"capital_frequency": 5, "capital_relation": AT_LEAST},
-     "IT IS MARY'S. GO.", True),  # IT, IS, MARY, 'S, GO
-    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
-     "\"'Well, yes.", False),
-    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
-     "'\"Well's", True),
-    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "ΣΟΣ"},
-     "ΣΟΣ", False),
-    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
-     "\n\nWell.", False),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_frequency": 5, "capital_relation": AT_LEAST},
+        "IT IS MARY'S. GO.",
+        True,
+    ),  # IT, IS, MARY, 'S, GO
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
+        "\"'Well, yes.",
+        False,
+    ),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
+        "'\"Well's",
+        True,
+    ),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "ΣΟΣ"},
+        "ΣΟΣ",
+        False,
+    ),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "well"},
+        "\n\nWell.",
+        False,
+    ),
     ("detectable_content:postscript", {"postscript_marker": " P.S."}, "Bye. P. S. Write!", True),
     ("detectable_content:postscript", {"postscript_marker": " P.S."}, "Bye. P. P. Write!", False),
-    ("detectable_format:multiple_sections", {"section_spliter": "Day ", "num_sections": 2}, "Day1 a\nDay 2 b", True),
-    ("detectable_format:multiple_sections", {"section_spliter": "Day ", "num_sections": 1}, "Day  1 a", False),
+    (
+        "detectable_format:multiple_sections",
+        {"section_spliter": "Day ", "num_sections": 2},
+        "Day1 a\nDay 2 b",
+        True,
+    ),
+    (
+        "detectable_format:multiple_sections",
+        {"section_spliter": "Day ", "num_sections": 1},
+        "Day  1 a",
+        False,
+    ),
     ("detectable_format:json_format", {}, "```json```JSON\n{}```", True),
     ("detectable_format:json_format", {}, "```jSON\n{}```", False),
     ("detectable_format:json_format", {}, "[" * 5000, False),
     ("detectable_format:title", {}, "<<><>>", True),
     ("detectable_format:title", {}, "<<>>", False),
-    ("change_case:english_capital", {}, "WATER BOILS AT ONE HUNDRED DEGREES.", False),  # langdetect: not English
+    (
+        "change_case:english_capital",
+        {},
+        "WATER BOILS AT ONE HUNDRED DEGREES.",
+        False,
+    ),  # langdetect: not English
     ("change_case:english_capital", {}, "123", False),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("instruction", "arguments", "right", "wrong"), CASES)

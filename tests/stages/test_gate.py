@@ -1,3 +1,5 @@
+"""The stage gate: it passes only data without a violated critical rule."""
+
 import hashlib
 import json
 from pathlib import Path
@@ -11,15 +13,13 @@ from speech_rba.stages import gate
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_copy(
     update={"gate": Gate(max_quarantine_share=0.25, min_train_clips=2)}
 )
-SAID = {
+CLIP = {
     "suite": "alignment",
     "transcript": "a",
     "voice": "v",
     "engine": "e",
     "heldout_voice": False,
     "sha256": "0",
-}
-SETTINGS = {
     "rate": 1.0,
     "pitch_semitones": 0.0,
     "level_db": -20.0,
@@ -27,8 +27,12 @@ SETTINGS = {
     "heldout_condition": False,
     "spoken": "x",
     "seed": 0,
+    "condition": "clean",
+    "duration_s": 1.0,
+    "path": "c.flac",
 }
-SETTINGS |= {"condition": "clean", "duration_s": 1.0}
+CRITICAL = {"name": "one_split", "critical": True, "observed": "7 clips", "expected": "none"}
+BY_CLIP = {"name": "silent", "critical": False, "passed": False, "observed": "1 clips", "expected": "loud"}
 
 
 def write(
@@ -36,46 +40,31 @@ def write(
 ) -> Path:
     """A validation folder with one accepted clip for each of `splits`."""
     folder.mkdir()
-    clips = [
-        Clip(id=f"c{n}", row_id=f"r{n}", split=split, path="c.flac", **SAID, **SETTINGS)
-        for n, split in enumerate(splits)
-    ]
+    clips = [Clip(id=f"c{n}", row_id=f"r{n}", split=split, **CLIP) for n, split in enumerate(splits)]
     write_jsonl(folder / "accepted.jsonl", clips)
-    critical = {
-        "name": "one_split",
-        "critical": True,
-        "passed": passed,
-        "observed": "7 clips",
-        "expected": "none",
-    }
-    by_clip = {
-        "name": "silent",
-        "critical": False,
-        "passed": False,
-        "observed": "1 clips",
-        "expected": "loud",
-    }
-    counts = {
+    report = {
         "num_clips": len(clips) + quarantined,
         "num_accepted": len(clips),
         "num_quarantined": quarantined,
-    }
-    report = counts | {"reasons": {"silent": quarantined}, "checks": [critical, by_clip]} | changes
-    report["suites"] = {
-        "quiz": {**report, "checks": [critical | {"passed": suite_passed}, by_clip], "refused": {}}
-    }
+        "reasons": {"silent": quarantined},
+        "checks": [CRITICAL | {"passed": passed}, BY_CLIP],
+    } | changes
+    suite_checks = [CRITICAL | {"passed": suite_passed}, BY_CLIP]
+    report["suites"] = {"quiz": {**report, "checks": suite_checks, "refused": {}}}
     (folder / "report.json").write_text(json.dumps(report))
     return folder
 
 
-def test_good_data_passes_with_its_hash(tmp_path):
+def test_valid_data_pass_and_their_hash_is_published(tmp_path):
     validation = write(tmp_path / "validate")
     gate.run(PARAMS, validation, tmp_path / "gate")
-    found = json.loads((tmp_path / "gate/gate.json").read_text())
-    assert found["passed"] is True
-    names = [check["name"] for check in found["checks"]]
+    gate_file = json.loads((tmp_path / "gate/gate.json").read_text())
+    assert gate_file["passed"] is True
+    names = [check["name"] for check in gate_file["checks"]]
     assert names == ["one_split", "report_agrees", "quarantine_share", "train_clips"]
-    assert found["data_sha256"] == hashlib.sha256((validation / "accepted.jsonl").read_bytes()).hexdigest()
+    assert (
+        gate_file["data_sha256"] == hashlib.sha256((validation / "accepted.jsonl").read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +83,7 @@ def test_good_data_passes_with_its_hash(tmp_path):
         ({"extra": 1}, "extra"),
     ],
 )
-def test_anything_else_stops_and_publishes_nothing(tmp_path, changes, message):
+def test_invalid_data_and_reports_stop_the_pipeline(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         gate.run(PARAMS, write(tmp_path / "validate", **changes), tmp_path / "gate")
     assert not (tmp_path / "gate").exists()
@@ -108,7 +97,7 @@ def test_every_failed_check_is_listed(tmp_path):
 
 @pytest.mark.parametrize("file", ["report.json", "accepted.jsonl"])
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "null"])
-def test_missing_and_malformed_files_stop(tmp_path, file, content):
+def test_missing_and_malformed_files_stop_the_pipeline(tmp_path, file, content):
     validation = write(tmp_path / "validate")
     if content is None:
         (validation / file).unlink()

@@ -1,7 +1,8 @@
-"""What all stages share: unfinished work is found again for the same code, parameters and inputs, and for no other."""
+"""Unfinished work is found again for the same code, parameters and inputs, and for no others."""
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from speech_rba.config import Params, load_params
 from speech_rba.stages import publish, workdir
 
 ROOT = Path(__file__).parents[2]
+DECLARATION = cache(stages.declaration)  # parsing dvc.yaml takes most of the time of workdir
+OTHERS = ("embedder", "suites")  # keys to change in groups whose first values are no numbers
 RESUMABLE = ["synthesize", "voice", "suite", "features", "asr_adapter", "attributes", "align", "register"]
 
 
@@ -26,7 +29,9 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def params(tree, tmp_path, monkeypatch) -> Params:
+    """The project's parameters, in an empty folder and with the copied code."""
     monkeypatch.setattr(stages, "ROOT", tree)
+    monkeypatch.setattr(stages, "declaration", DECLARATION)
     monkeypatch.chdir(tmp_path)
     return load_params(ROOT / "params.yaml")
 
@@ -39,9 +44,7 @@ def test_every_stage_that_keeps_unfinished_work_is_tested_here():
 
 
 @pytest.mark.parametrize("stage", RESUMABLE)
-def test_changed_code_parameters_inputs_or_packages_find_no_work_of_before(
-    stage, params, tree, tmp_path, monkeypatch
-):
+def test_changed_code_inputs_or_packages_give_another_folder(stage, params, tree, tmp_path, monkeypatch):
     source = tmp_path / "input/file"
     source.parent.mkdir()
     source.write_text("a")
@@ -70,27 +73,28 @@ def test_changed_code_parameters_inputs_or_packages_find_no_work_of_before(
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # a changed value need not fit its type here
 @pytest.mark.parametrize("stage", RESUMABLE)
-def test_every_declared_parameter_counts_and_no_other(stage, params):
+def test_only_a_declared_parameter_gives_another_folder(stage, params):
     known = workdir(stage, params)
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     for group in Params.model_fields:
         field = getattr(params, group)
         name = Params.model_fields[group].alias or group
-        key, value = next((k, v) for k, v in values[name].items() if isinstance(v, int | float) or k == "suites" or
-                          k == "embedder")  # fmt: skip
+        key, value = next(
+            (k, v) for k, v in values[name].items() if isinstance(v, int | float) or k in OTHERS
+        )
         changed = params.model_copy(update={group: field.model_copy(update={key: f"{value} changed"})})
         counts = any(declared in (name, f"{name}.{key}") for declared in stages.declaration(stage)["params"])
         assert (workdir(stage, changed) != known) == counts, f"{name}.{key}"
 
 
-def test_a_copied_project_finds_its_work_wherever_it_lies(params, tmp_path):
+def test_the_place_of_an_input_does_not_matter(params, tmp_path):
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "rows.jsonl").write_text("{}")
     assert workdir("align", params, tmp_path / "here") == workdir("align", params, tmp_path / "there")
 
 
-def test_what_is_published_appears_whole_and_takes_its_work_with_it(tmp_path):
+def test_publish_makes_the_output_whole_and_removes_the_unfinished_work(tmp_path):
     unfinished = tmp_path / "work"
     unfinished.mkdir()
     with pytest.raises(KeyboardInterrupt), publish(tmp_path / "out", unfinished) as folder:

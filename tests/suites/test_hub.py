@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 from test_read import write_parquet
 
 from speech_rba.errors import UserError
@@ -92,28 +94,42 @@ def test_a_subset_is_fetched_at_its_commit(tmp_path, hub):
     assert recording.question.refuse  # by the fetched subset, whatever the name of the folder
 
 
-def test_an_interrupted_fetch_leaves_no_folder(tmp_path, hub):
+@pytest.fixture
+def online(monkeypatch) -> Callable[[str], None]:
+    """Sets the hub's address in this process, as HF_ENDPOINT and HF_HUB_OFFLINE do in a new one."""
+
+    def set_address(address: str) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+
+    yield set_address
+    close_session()
+
+
+def test_an_interrupted_fetch_leaves_no_folder(tmp_path, hub, online):
     address, files = hub
     files["advbench/test-00001-of-00002.parquet"] = None
-    done = fetch(address, tmp_path, "team/voices@v1/advbench", "outside/harm")
-    assert done.returncode == 1 and done.stderr.startswith("error: cannot fetch team/voices@v1/advbench (")
-    assert done.stderr.count("\n") == 1 and list((tmp_path / "outside").iterdir()) == []
+    online(address)
+    with pytest.raises(UserError, match=r"^cannot fetch team/voices@v1/advbench \(") as raised:
+        fetch_suite("team/voices@v1/advbench", tmp_path / "outside/harm")
+    assert "\n" not in str(raised.value) and list((tmp_path / "outside").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("dataset", "message"),
     [
-        ("team/voices@v2/advbench", "error: cannot fetch team/voices@v2/advbench ("),
-        (
-            "team/voices@v1/none",
-            "error: team/voices has no subset none of .parquet files at v1; it has advbench, other",
-        ),
+        ("team/voices@v2/advbench", r"^cannot fetch team/voices@v2/advbench \("),
+        ("team/voices@v1/none", "has no subset none of .parquet files at v1; it has advbench, other"),
     ],
 )
-def test_a_dataset_that_the_hub_lacks_is_one_line_on_stderr(tmp_path, hub, place, message):
-    done = fetch(hub[0], tmp_path, place, "harm")
-    assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
-    assert not (tmp_path / "harm").exists()
+def test_a_dataset_that_the_hub_lacks_is_named_in_one_line(tmp_path, hub, online, dataset, message):
+    online(hub[0])
+    with pytest.raises(UserError, match=message) as raised:
+        fetch_suite(dataset, tmp_path / "harm")
+    assert "\n" not in str(raised.value) and not (tmp_path / "harm").exists()
 
 
 def test_an_unreachable_hub_is_one_line_on_stderr(tmp_path):

@@ -86,7 +86,8 @@ def test_every_form_of_saved_table_gives_the_same_questions(tmp_path, table):
 
 
 def test_quotes_inside_a_text_are_kept(tmp_path):
-    table = 'Question\tAnswer\tFile\n"To be" is from?\tHamlet\t1.wav\n"To be or\tHam"let\t2.wav\n12" is?\tx\t3.wav\n'
+    rows = '"To be" is from?\tHamlet\t1.wav\n"To be or\tHam"let\t2.wav\n12" is?\tx\t3.wav\n'
+    table = "Question\tAnswer\tFile\n" + rows
     recordings, _ = read_suite(suite(tmp_path, table))
     assert [r.question.prompt for r in recordings] == ['"To be" is from?', '"To be or', '12" is?']
 
@@ -282,11 +283,21 @@ def test_written_questions_are_checked_line_by_line(tmp_path):
         return json.dumps({"id": "q", "prompt": "Who?", "answers": ["Ada"]} | fields)
 
     lines = [
-        line(), "", line(id="two", answers=[], choice="B"), '{"id": "broken"', line(id="three", answer="Ada"),
-        line(), line(id="four", answers=["the"]), line(id="five", answers=[]), line(id="six", prompt=" "),
-        line(id="seven", wrong=["a"]), line(id=" "), line(id="eight", answers="Ada"), "[]",
+        line(),
+        "",
+        line(id="two", answers=[], choice="B"),
+        '{"id": "broken"',
+        line(id="three", answer="Ada"),
+        line(),
+        line(id="four", answers=["the"]),
+        line(id="five", answers=[]),
+        line(id="six", prompt=" "),
+        line(id="seven", wrong=["a"]),
+        line(id=" "),
+        line(id="eight", answers="Ada"),
+        "[]",
         line(id="nine", answers=[], instructions=[{"name": "none:such", "arguments": {}}]),
-    ]  # fmt: skip
+    ]
     recordings, refused = read_suite(suite(tmp_path, "\n".join(lines), "questions.jsonl"))
     assert [(r.question.id, r.sound) for r in recordings] == [("q", None), ("two", None)]
     cause_by_row = {row.row: row.cause for row in refused}

@@ -31,9 +31,10 @@ ANSWERS = re.compile(r"(answers?|references?|alias(es)?)( ?\d+)?")  # all such c
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row; `values` are its cells by a key of COLUMNS or a kind, and `answers` the list of all cells with answers.
+    """One row; `values` are its cells by a key of COLUMNS or a kind.
 
-    `number` is the line from 1, or in Parquet the row from 0. `problem` says why the row cannot be used.
+    `answers` has the list of all cells with answers. `number` is the line from 1, or in Parquet the row from
+    0. `problem` says why the row cannot be used.
     """
 
     file: str
