@@ -101,7 +101,6 @@ def online(monkeypatch) -> Callable[[str], None]:
     def set_address(address: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         close_session()
 
@@ -109,13 +108,12 @@ def online(monkeypatch) -> Callable[[str], None]:
     close_session()
 
 
-def test_an_interrupted_fetch_leaves_no_folder(tmp_path, hub, online):
+def test_an_interrupted_fetch_leaves_no_folder(tmp_path, hub):
     address, files = hub
     files["advbench/test-00001-of-00002.parquet"] = None
-    online(address)
-    with pytest.raises(UserError, match=r"^cannot fetch team/voices@v1/advbench \(") as raised:
-        fetch_suite("team/voices@v1/advbench", tmp_path / "outside/harm")
-    assert "\n" not in str(raised.value) and list((tmp_path / "outside").iterdir()) == []
+    done = fetch(address, tmp_path, "team/voices@v1/advbench", "outside/harm")
+    assert done.returncode == 1 and done.stderr.startswith("error: cannot fetch team/voices@v1/advbench (")
+    assert done.stderr.count("\n") == 1 and list((tmp_path / "outside").iterdir()) == []
 
 
 @pytest.mark.parametrize(
