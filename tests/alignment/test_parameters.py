@@ -304,7 +304,7 @@ def test_how_far_the_sampler_is_from_the_policy_is_logged(train, method):
             {"rba": {"num_generations": 3}},
             "= 32 answers a step, .* = 3: set it to 2, 4, 8, 16, 32,",
         ),
-        ({"sft": {"max_steps": 0}}, "align.sft.max_steps is 0, .* publish the student as it is"),
+        ({"sft": {"max_steps": 0}}, "align.sft.max_steps is 0, .* publish an unchanged student"),
         ({"rba": {"max_steps": 0}}, "align.rba.max_steps is 0"),
         (
             {"rba": {"reward_weights": {"instructions": 1.0}}},
