@@ -22,7 +22,7 @@ from speech_rba.compute.device import fast_dtype
 from speech_rba.config import Params, load_params
 from speech_rba.data.audio import read_audio
 from speech_rba.evaluation.metrics import is_right, paired_bootstrap
-from speech_rba.model.answer import AlignedStudent
+from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.audio_tower import (
     AudioTower,
     Hypothesis,

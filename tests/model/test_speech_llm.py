@@ -12,7 +12,7 @@ import transformers
 import yaml
 
 from speech_rba.config import Params
-from speech_rba.model.answer import AlignedStudent
+from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.language import load_tokenizer
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.speech_llm import SpeechLlmConfig, SpeechLlmStudent

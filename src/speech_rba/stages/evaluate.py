@@ -22,7 +22,7 @@ from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.translation import sentence_chrf, translated
-from speech_rba.model.answer import AlignedStudent
+from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
 from speech_rba.model.speech_student import SpeechStudent

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from speech_rba.model.answer import AlignedStudent
+from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.bridge import SoftTokens, one_hot_tokens
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.student import Student
