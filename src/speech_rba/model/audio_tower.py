@@ -55,6 +55,13 @@ class AudioTower:
         zeros = np.zeros(SAMPLING_RATE, dtype=np.float32)
         return encode_window(self, [zeros], MAX_SECONDS, torch.float32)[0][0, -SILENCE_FRAMES:].clone()
 
+    @property
+    def end_id(self) -> int:
+        """The token that ends a transcript."""
+        end_id = self.model.config.eos_token_id
+        assert isinstance(end_id, int)
+        return end_id
+
     def text(self, token_ids: list[int]) -> str:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
@@ -139,7 +146,6 @@ def check_length(clip: np.ndarray) -> None:
 def _transcribe_window(tower: AudioTower, clips: list[np.ndarray], decoding: Decoding) -> list[Hypothesis]:
     """The hypotheses of clips that share a window."""
     states, attribute_features = encode(tower, clips, decoding.dtype)
-    end_id = tower.model.config.eos_token_id
     cache = EncoderDecoderCache(*(Cache(layer_class_to_replicate=BufferedLayer) for _ in range(2)))
     transcripts = [_Transcript() for _ in clips]
     ids = torch.tensor([start_ids(tower.tokenizer)] * len(clips), device=states.device)
@@ -152,8 +158,10 @@ def _transcribe_window(tower: AudioTower, clips: list[np.ndarray], decoding: Dec
         hidden = out.last_hidden_state[alive, -1]
         logits = suppress(tower, tower.model.proj_out(hidden), first=step == 0)
         ids = ids[:, -1:].clone()
-        ids[alive, 0] = _add_step(transcripts, rows[alive].tolist(), hidden, logits, decoding.top_k, end_id)
-        alive &= ids[:, 0] != end_id
+        ids[alive, 0] = _add_step(
+            transcripts, rows[alive].tolist(), hidden, logits, decoding.top_k, tower.end_id
+        )
+        alive &= ids[:, 0] != tower.end_id
         if not alive.any():
             break
         if worth_leaving(alive):

@@ -62,12 +62,12 @@ class SpeechLlmStudent(SpeechStudent):
         self.processor = AutoProcessor.from_pretrained(folder)
         self.tokenizer = self.processor.tokenizer
         architecture = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
-        self.language_model = architecture.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+        model = architecture.from_pretrained(folder, dtype=dtype)
+        self.language_model = model.eval().requires_grad_(False).to(device())
         self.generation_config = self.language_model.generation_config
         self.prefix_ids = []
         if end := turn_end(self.processor):
             self.tokenizer.eos_token = end
-        self.to(device())
 
     @torch.no_grad()
     def transcribe(

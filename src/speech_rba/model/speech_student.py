@@ -135,7 +135,7 @@ class SpeechStudent(PreTrainedModel):
         save_file(weights, folder / "model.safetensors")
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # a student is always a folder, never a hub id
         cls, folder: str | os.PathLike, *args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any
     ) -> "SpeechStudent":
         """The student saved in `folder`, its language model in `dtype`, on the device of compute/device.py.

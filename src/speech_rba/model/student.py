@@ -95,6 +95,7 @@ class AttributeHead(nn.Module):
 
 class Student(SpeechStudent):
     config_class = StudentConfig
+    asr_adapter: Path | None  # the folder of the audio tower's adapter, if it has one
 
     def __init__(self, config: StudentConfig, dtype: torch.dtype = torch.float32):
         super().__init__(config)
@@ -103,9 +104,8 @@ class Student(SpeechStudent):
         hidden_size = self.language_model.config.hidden_size
         self.multi_modal_projector = nn.Linear(config.audio_width, hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
-        table = self.language_model.get_input_embeddings()
-        scale = float(getattr(table, "embed_scale", 1.0))  # Gemma multiplies what its table holds
-        self.embedding_rms = table.weight.float().pow(2).mean().sqrt().item() * scale
+        scale = float(getattr(self.embedding, "embed_scale", 1.0))  # Gemma multiplies what its table holds
+        self.embedding_rms = self.embedding.weight.float().pow(2).mean().sqrt().item() * scale
         if config.target_language:
             end_with_the_line(self.tokenizer)
             self.prefix_ids, self.suffix_ids = translation_frame(self.tokenizer, config.target_language)
@@ -114,8 +114,16 @@ class Student(SpeechStudent):
         config.bos_token_id, config.eos_token_id = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         self.attribute_head = AttributeHead(config.audio_width, len(self.suffix_ids), hidden_size)
         self.generation_config = self.language_model.generation_config
-        self.asr_adapter: Path | None = None  # the folder of the audio tower's adapter, if it has one
-        self.to(device())
+        self.asr_adapter = None
+        for module in (self.multi_modal_projector, self.attribute_head):
+            module.to(device())
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embeddings of the language model."""
+        table = self.language_model.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
+        return table
 
     @functools.cached_property
     def audio_tower(self) -> AudioTower:
@@ -159,8 +167,8 @@ class Student(SpeechStudent):
 
     def words(self, prompt: SoftTokens) -> torch.Tensor:
         """The embedding of each position's likeliest token, of unit size, (T, D)."""
-        table = self.language_model.get_input_embeddings()
-        return table(prompt.ids[:, 0].to(table.weight.device)).float() / self.embedding_rms
+        best_ids = prompt.ids[:, 0].to(self.embedding.weight.device)
+        return self.embedding(best_ids).float() / self.embedding_rms
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""
@@ -168,9 +176,8 @@ class Student(SpeechStudent):
         return [self._prompt_embeds(prompt, suffix) for prompt in prompts]
 
     def _prompt_embeds(self, prompt: SoftTokens, suffix: torch.Tensor) -> torch.Tensor:
-        embedding = self.language_model.get_input_embeddings()
-        place, dtype = embedding.weight.device, embedding.weight.dtype
-        mixed = (embedding(prompt.ids.to(place)) * prompt.weights.to(place)[..., None]).sum(1)
+        place, dtype = self.embedding.weight.device, self.embedding.weight.dtype
+        mixed = (self.embedding(prompt.ids.to(place)) * prompt.weights.to(place)[..., None]).sum(1)
         # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
         normed = nn.functional.layer_norm(prompt.hidden.to(place), prompt.hidden.shape[1:])
         projected = self.multi_modal_projector(normed * self.embedding_rms)
@@ -189,7 +196,7 @@ class Student(SpeechStudent):
             shutil.copytree(self.asr_adapter, Path(save_directory) / ASR_ADAPTER, dirs_exist_ok=True)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # as SpeechStudent's
         cls, folder: str | os.PathLike, *args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any
     ) -> "Student":
         student = super().from_pretrained(folder, dtype=dtype)
