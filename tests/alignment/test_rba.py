@@ -37,7 +37,7 @@ def trainer(small_student, hypotheses, questions, tmp_path_factory) -> RbaTraine
 def test_the_teacher_is_the_student_without_adapter_that_reads(trainer):
     places, texts = [2, 0, 2], ["Paris.", "It is a large river.", "No"]
     completions = trainer.processing_class(texts).input_ids
-    ids, mask = pad_right(completions, 2, "cpu")
+    ids, mask = pad_right(completions, 2)
     model = trainer.model.eval()
     unique, owners = torch.tensor(places).unique(return_inverse=True)
     found = completion_logps(trainer.teacher_hidden(unique, owners, ids, mask), model.head, ids, mask)[0].sum(
@@ -58,7 +58,7 @@ def test_equal_rewards_leave_the_divergence_from_the_teacher_as_the_loss(trainer
     student, example = trainer.model.base_model.model, trainer.examples[1]
     kept = [[i for i, keep in zip(*row, strict=True) if keep] for row in
             zip(scored["completion_ids"].tolist(), scored["completion_mask"].tolist(), strict=True)]  # fmt: skip
-    ids, mask = pad_right(kept, 2, "cpu")
+    ids, mask = pad_right(kept, 2)
     answers = {"completion_ids_BC": ids, "completion_mask_BC": mask, "owners_B": torch.tensor([0, 0])}
     with torch.no_grad():
         ours = student.head(student([example.spoken], **answers)).log_softmax(-1)

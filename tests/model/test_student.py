@@ -58,7 +58,7 @@ def test_weights_of_a_position_sum_to_one_and_a_low_temperature_leaves_the_best(
 
 
 def logps(student: Student, prompts, owners, completions):
-    ids, mask = pad_right(completions, student.tokenizer.eos_token_id, student.device)
+    ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
     return completion_logps(student(prompts, torch.tensor(owners), ids, mask), student.head, ids, mask)[0]
 
 

@@ -23,7 +23,7 @@ def teacher_pmi(
     nothing = student.text_prompts([""])
     with_query = sequence_logps(student, written, completions)
     without = sequence_logps(student, nothing * len(completions), completions)
-    lengths = torch.tensor([len(c) for c in completions], device=with_query.device)
+    lengths = torch.tensor([len(c) for c in completions])
     return ((with_query - without) / lengths).tolist()
 
 

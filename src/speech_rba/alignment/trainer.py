@@ -12,7 +12,6 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from speech_rba.alignment.examples import Example
-from speech_rba.compute.device import device
 
 LIKE = 4  # prompts that differ by fewer tokens share a batch
 
@@ -72,8 +71,8 @@ def common(work: Path, *, steps: int, seed: int, save_steps: int) -> dict:
         "save_total_limit": 1,
         "report_to": [],
         "remove_unused_columns": False,
-        "use_cpu": device().type == "cpu",
-        "dataloader_pin_memory": device().type == "cuda",
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "bf16": False,  # the frozen weights may be bfloat16; PEFT keeps the trained ones in float32
         "max_grad_norm": 1.0,
     }

@@ -9,13 +9,11 @@ from speech_rba.model.speech_student import SpeechStudent
 ROWS = 128  # of the table over the vocabulary that is held at once: 25 MB of 49,152 words
 
 
-def pad_right(
-    ids: list[list[int]], pad: int, device: torch.device | str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Completions as one (B, C) and its mask (B, C), on `device`."""
+def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Completions as one (B, C) and its mask (B, C), on the CPU."""
     length = max(len(i) for i in ids)
-    mask = torch.tensor([[1] * len(i) + [0] * (length - len(i)) for i in ids], device=device)
-    return torch.tensor([i + [pad] * (length - len(i)) for i in ids], device=device), mask
+    mask = torch.tensor([[1] * len(i) + [0] * (length - len(i)) for i in ids])
+    return torch.tensor([i + [pad] * (length - len(i)) for i in ids]), mask
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -102,7 +100,8 @@ def sequence_logps(
     """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
     unique = list({id(p): p for p in prompts}.values())
     place = {id(p): i for i, p in enumerate(unique)}
-    ids, mask = pad_right(completions, student.tokenizer.eos_token_id, student.device)
+    padded = pad_right(completions, student.tokenizer.eos_token_id)
+    ids, mask = (x.to(student.device) for x in padded)
     owners = torch.tensor([place[id(p)] for p in prompts], device=student.device)
     hidden = student(unique, owners, ids, mask)
     return completion_logps(hidden, student.head, ids, mask)[0].sum(1)

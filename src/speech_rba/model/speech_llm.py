@@ -85,8 +85,8 @@ class SpeechLlmStudent(SpeechStudent):
         ids = inputs["input_ids"][0].cpu()
         if embeds.shape[:1] != ids.shape:
             raise UserError(
-                f"{self.config.speech_llm} gives its language model {len(embeds)} vectors for {len(ids)} tokens: "
-                "a processor that leaves the room for audio to the model is not supported"
+                f"{self.config.speech_llm} gives its language model {len(embeds)} vectors for {len(ids)} "
+                "tokens: a processor that leaves the room for audio to the model is not supported"
             )
         none = torch.empty(0)
         return Hypothesis(ids, ids[:, None], torch.ones(len(ids), 1), embeds.float(), none, mean_logprob=0.0)

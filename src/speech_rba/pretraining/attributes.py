@@ -26,7 +26,7 @@ class AttributeTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         examples = inputs["examples"]
-        ids = torch.tensor([i for e in examples for i in e.completion_ids], device=model.device)
+        ids = torch.tensor([i for e in examples for i in e.completion_ids])
         loss = torch.nn.functional.nll_loss(answer_logprobs(model, examples), ids)
         return (loss, {}) if return_outputs else loss
 
@@ -37,7 +37,7 @@ def answer_logprobs(student: Student, examples: list[AttributeExample]) -> torch
     Only what follows the query can depend on how it sounds: what comes before is read without gradients.
     """
     model, num_after = student.language_model, len(student.suffix_ids)
-    ids, kept = pad_right([e.completion_ids for e in examples], 0, model.device)
+    ids, kept = pad_right([e.completion_ids for e in examples], 0)
     embeds = student.prompt_embeds([e.spoken for e in examples])
     cache = Cache(layer_class_to_replicate=DynamicLayer)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def answer_logprobs(student: Student, examples: list[AttributeExample]) -> torch
     hidden = model.base_model(
         inputs_embeds=new,
         attention_mask=torch.cat([read, steps], dim=1),
-        position_ids=read.sum(1, keepdim=True) + torch.arange(steps.shape[1], device=read.device),
+        position_ids=read.sum(1, keepdim=True) + torch.arange(steps.shape[1]),
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state

@@ -171,10 +171,10 @@ def fit_attributes(
     projector: AttributeHead, attribute_clips: list[AttributeClip], hypotheses: list[SoftTokens]
 ) -> None:
     """The projector tells each name from the sound, by logistic regression over all clips that have a value of it."""
-    sound = torch.stack([spoken.attribute_features for spoken in hypotheses]).to(projector.mean.device)
+    sound = torch.stack([spoken.attribute_features for spoken in hypotheses])
     projector.mean.copy_(sound.mean(0))
     projector.deviation.copy_(sound.std(0))
-    scaled = ((sound - projector.mean) / projector.deviation).cpu().numpy()
+    scaled = ((sound - projector.mean) / projector.deviation).numpy()
     for place, name in enumerate(ATTRIBUTES):
         first, other = (SETTINGS[name][value] for value in sorted(SETTINGS[name]))
         known = [i for i, t in enumerate(attribute_clips) if first.holds(t.clip) or other.holds(t.clip)]
@@ -200,7 +200,7 @@ def fit_question_attributes(
         + [t.attribute and t.attribute.name for t in attribute_clips]
     )
     prompts = student.text_prompts([q.prompt for q in questions] + ordinary) + spoken_prompts
-    sums = torch.stack([student.words(prompt).sum(0) for prompt in prompts]).cpu().numpy()
+    sums = torch.stack([student.words(prompt).sum(0) for prompt in prompts]).numpy()
     regression = LogisticRegression(C=ASKED_C, max_iter=1000, class_weight={True: ASKED_WEIGHT, False: 1})
     for place, name in enumerate(ATTRIBUTES):
         fit(

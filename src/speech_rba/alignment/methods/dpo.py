@@ -20,8 +20,8 @@ class DpoTrainer(DistillationTrainer):
         kept = inputs["completion_mask_BC"].bool()
         chosen = [ids[mask].tolist() for ids, mask in zip(inputs["completion_ids_BC"], kept, strict=True)]
         own, sampler_logps = own_answers(self, unwrapped, spoken)
-        ids, mask = pad_right(chosen + own, chosen[0][-1], kept.device)
-        owners = torch.arange(len(spoken), device=kept.device).repeat(2)
+        ids, mask = pad_right(chosen + own, chosen[0][-1])
+        owners = torch.arange(len(spoken)).repeat(2)
         both = {"prompts": spoken, "owners_B": owners, "completion_ids_BC": ids, "completion_mask_BC": mask}
         with torch.no_grad(), unwrapped.disable_adapter():
             before = completion_logps(unwrapped(**both), unwrapped.head, ids, mask)[0].sum(1)

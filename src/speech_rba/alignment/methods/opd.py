@@ -20,9 +20,9 @@ class OpdTrainer(DistillationTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped, spoken = self.accelerator.unwrap_model(model), inputs["prompts"]
         completions, sampler_logps = own_answers(self, unwrapped, spoken)
-        ids, mask = pad_right(completions, completions[0][-1], unwrapped.device)
+        ids, mask = pad_right(completions, completions[0][-1])
         sampled = {
-            "owners_B": torch.arange(len(spoken), device=unwrapped.device),
+            "owners_B": torch.arange(len(spoken)),
             "completion_ids_BC": ids,
             "completion_mask_BC": mask,
         }
@@ -45,4 +45,4 @@ def own_answers(
     logps: list[list[float]] = []
     with sampler(model) as student:
         answers = student.answer(spoken, batch_size=len(spoken), logps=logps, **sampling)
-    return answers, torch.tensor([logp for row in logps for logp in row], device=model.device)
+    return answers, torch.tensor([logp for row in logps for logp in row])

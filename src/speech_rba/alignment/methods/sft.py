@@ -20,7 +20,7 @@ class SftTrainer(DistillationTrainer):
 def collate(examples: list[Example]) -> dict:
     """The student's arguments for a batch: one prompt and one completion an example."""
     completions = [e.completion_ids for e in examples]
-    ids, mask = pad_right(completions, completions[0][-1], "cpu")  # the trainer moves it
+    ids, mask = pad_right(completions, completions[0][-1])
     return {
         "prompts": [e.spoken for e in examples],
         "owners_B": torch.arange(len(examples)),
