@@ -105,3 +105,17 @@ def sequence_logps(
     owners = torch.tensor([place[id(p)] for p in prompts], device=student.device)
     hidden = student(unique, owners, ids, mask)
     return completion_logps(hidden, student.head, ids, mask)[0].sum(1)
+
+
+def mutual_information(
+    student: SpeechStudent, prompts: list[SoftTokens], completions: list[list[int]]
+) -> list[float]:
+    """Pointwise mutual information of each completion and its prompt, in nats a token.
+
+    log p(completion | prompt) - log p(completion | empty prompt): a completion that fits any prompt gains nothing.
+    """
+    empty = student.text_prompts([""])
+    with_prompt = sequence_logps(student, prompts, completions)
+    without = sequence_logps(student, empty * len(completions), completions)
+    lengths = with_prompt.new_tensor([len(ids) for ids in completions])
+    return ((with_prompt - without) / lengths).tolist()
