@@ -1,7 +1,9 @@
-"""A GPU for tests on a machine without one: an operation on tensors of two devices fails, as it does with CUDA.
+"""A GPU for tests on a machine without one: an operation on tensors of two devices fails, as it does with
+CUDA.
 
-Every tensor stays in the CPU's memory. A tensor is on the fake GPU if it is marked so, and then its `device` is `cuda`.
-The mode sees each call of PyTorch's Python interface, strips `device` from it and marks the result.
+Every tensor stays in the CPU's memory. A tensor is on the fake GPU if it is marked so, and then its `device`
+is `cuda`. The mode sees each call of PyTorch's Python interface, strips `device` from it and marks the
+result.
 """
 
 import contextlib

@@ -1,5 +1,8 @@
 """Every tensor meets its model on the model's device. A fake GPU finds one that does not, without a GPU."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu, on_gpu
@@ -8,22 +11,20 @@ from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from speech_rba.alignment.examples import Example
-from speech_rba.alignment.methods import kd, sft
-from speech_rba.alignment.methods.dpo import DpoTrainer
-from speech_rba.alignment.methods.kd import KdTrainer
-from speech_rba.alignment.methods.opd import OpdTrainer
+from speech_rba.alignment.methods import load_method, sft
 from speech_rba.alignment.methods.rba import RbaTrainer
-from speech_rba.alignment.methods.sft import SftTrainer
-from speech_rba.alignment.rewards import teacher_pmi
+from speech_rba.alignment.trainer import Job, TrainingLog, trainer_arguments
 from speech_rba.compute import device as compute
+from speech_rba.config import load_params
 from speech_rba.model.embedder import load_embedder
-from speech_rba.model.logps import sequence_logps
+from speech_rba.model.logps import mutual_information, sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.pretraining.attributes import AttributeExample, AttributeTrainer
 from speech_rba.pretraining.attributes import collate as collate_attributes
 from speech_rba.synthesis.teacher import write
 from speech_rba.synthesis.voices.voices import speak
 
+ROOT = Path(__file__).parents[2]
 SAMPLED = {"max_new_tokens": 3, "temperature": 1.0, "top_p": 0.9, "seed": 0, "batch_size": 4}
 
 
@@ -52,29 +53,28 @@ def test_the_fake_gpu_refuses_a_tensor_of_the_cpu():
 
 @pytest.fixture(scope="module")
 def aligned(small_student) -> PeftModel:
-    """A student with two layers and a fresh adapter."""
+    """A student with two layers and an untrained adapter."""
     student = Student(small_student.config).eval()
     return get_peft_model(student, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
 
 
 @pytest.fixture(scope="module")
-def examples(aligned, hypotheses, questions) -> list[Example]:
-    student = aligned.base_model.model
-    spoken = [student.bridge.cross(h, 8, 1.0) for h in hypotheses[:2]]
-    written = student.text_prompts(questions[:2])
-    completions = student.tokenizer(["Paris.", "It is a large river."]).input_ids
+def examples(small_student, hypotheses, questions) -> list[Example]:
+    spoken = [small_student.bridge.cross(h, 8, 1.0) for h in hypotheses[:2]]
+    written = small_student.text_prompts(questions[:2])
+    completions = small_student.tokenizer(["Paris.", "It is a large river."]).input_ids
     return [Example(None, None, *parts) for parts in zip(spoken, written, completions, strict=True)]
 
 
-def test_clips_are_transcribed_and_answered(small_student):
+def test_clips_are_transcribed_and_answered(small_student, monkeypatch):
     """Soft tokens of the CPU come out, as they are stored."""
-    tower, clip = small_student.audio_tower, speak("hibari-heart", "What is that?", 1.0, 0.0)
-    tower.__dict__.pop("silence", None)  # cached on the CPU
+    tower, clip = small_student.audio_tower, speak("espeak-en-us+f3", "What is that?", 1.0, 0.0)
+    monkeypatch.setitem(small_student.__dict__, "audio_tower", replace(tower))  # without cached tensors
     with fake_gpu(small_student, tower.model):
         prompts, _ = small_student.encode_audio([clip, clip[:8000]])
         assert not any(on_gpu(x) for p in prompts for x in (p.ids, p.weights, p.hidden, p.attribute_features))
         answers = small_student.answer(prompts, num_generations=2, **SAMPLED)
-    tower.__dict__.pop("silence")
+    monkeypatch.undo()
     assert len(answers) == 4 and answers == small_student.answer(prompts, num_generations=2, **SAMPLED)
 
 
@@ -91,7 +91,7 @@ def test_completions_have_log_probabilities(small_student, examples):
     prompts, completions = [e.written for e in examples], [e.completion_ids for e in examples]
     with fake_gpu(small_student):
         assert on_gpu(sequence_logps(small_student, prompts, completions))
-        assert len(teacher_pmi(small_student, prompts, completions)) == 2
+        assert len(mutual_information(small_student, prompts, completions)) == 2
 
 
 def test_embeddings_are_of_the_cpu(monkeypatch):
@@ -108,20 +108,22 @@ def moved(batch):
     return {k: x.to(GPU) if isinstance(x, torch.Tensor) else x for k, x in batch.items()}
 
 
-@pytest.mark.parametrize(
-    ("trainer_class", "collate", "settings"),
-    [
-        (SftTrainer, sft.collate, {}),
-        (KdTrainer, kd.collate, {}),
-        (OpdTrainer, kd.collate, {"max_new_tokens": 3}),
-        (DpoTrainer, kd.collate, {"max_new_tokens": 3, "beta": 0.1}),
-    ],
-)
-def test_a_step_of_distillation(trainer_class, collate, settings, aligned, examples, tmp_path):
-    args = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, remove_unused_columns=False)
-    trainer = trainer_class(aligned, args, data_collator=collate, train_dataset=[], **settings)
-    with fake_gpu(aligned):
-        loss = trainer.compute_loss(aligned, moved(collate(examples)))
+def distillation_trainer(method: str, job: Job):
+    return load_method(method).build_trainer(job, trainer_arguments(job.work / method, 1, 0, 1))
+
+
+@pytest.fixture
+def job(aligned, examples, tmp_path) -> Job:
+    return Job(
+        aligned, examples, load_params(ROOT / "params.yaml"), tmp_path, TrainingLog(tmp_path / "log.jsonl")
+    )
+
+
+@pytest.mark.parametrize("method", ["sft", "kd", "opd", "dpo"])
+def test_a_step_of_distillation(method, job):
+    trainer = distillation_trainer(method, job)
+    with fake_gpu(job.model):
+        loss = trainer.compute_loss(job.model, moved(trainer.data_collator(job.examples)))
     loss.backward()
     assert loss.isfinite()
 
@@ -153,9 +155,8 @@ def test_a_step_of_the_attribute_head(small_student, hypotheses, tmp_path):
     assert student.attribute_head.offset.weight.grad is not None
 
 
-def test_a_wrong_device_in_a_loss_is_found(aligned, examples, tmp_path):
+def test_a_wrong_device_in_a_loss_is_found(job):
     """A planted fault: the owners of the completions are on the CPU."""
-    args = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, remove_unused_columns=False)
-    trainer = SftTrainer(aligned, args, data_collator=sft.collate, train_dataset=[])
-    with fake_gpu(aligned), pytest.raises(RuntimeError, match="of the CPU"):
-        trainer.compute_loss(aligned, moved(sft.collate(examples)) | {"owners_B": torch.arange(2)})
+    trainer = distillation_trainer("sft", job)
+    with fake_gpu(job.model), pytest.raises(RuntimeError, match="of the CPU"):
+        trainer.compute_loss(job.model, moved(sft.collate(job.examples)) | {"owners_B": torch.arange(2)})

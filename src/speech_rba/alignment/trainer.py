@@ -15,6 +15,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_utils import get_last_checkpoint
 
 from speech_rba.alignment.examples import Example
+from speech_rba.compute.device import device
 from speech_rba.config import Params
 
 LENGTH_BUCKET = 4  # prompts that differ by fewer tokens share a batch
@@ -90,8 +91,8 @@ def trainer_arguments(folder: Path, max_steps: int, seed: int, save_steps: int) 
         "save_total_limit": 1,
         "report_to": [],
         "remove_unused_columns": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": device().type == "cpu",
+        "dataloader_pin_memory": device().type == "cuda",
         "bf16": False,  # the frozen weights may be bfloat16; PEFT keeps the trained ones in float32
         "max_grad_norm": 1.0,
     }

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 # Written for this project.
-SHOWN = {
+EXAMPLES = {
     "Spanish": {
         "Where is the train station?": "¿Dónde está la estación de tren?",
         "My brother has lived in Madrid for ten years.": "Mi hermano vive en Madrid desde hace diez años.",
@@ -44,10 +44,10 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> tuple[
 def translation_frame(
     tokenizer: PreTrainedTokenizerBase, language: str, back: bool = False
 ) -> tuple[list[int], list[int]]:
-    """The token ids before and after a sentence to translate into `language`, a key of `SHOWN`, or back to
+    """The token ids before and after a sentence to translate into `language`, a key of `EXAMPLES`, or back to
     English."""
     source, target = ("English", language)[:: -1 if back else 1]
-    pairs = [pair[:: -1 if back else 1] for pair in SHOWN[language].items()]
+    pairs = [pair[:: -1 if back else 1] for pair in EXAMPLES[language].items()]
     examples = "".join(f"{source}:\n{text}\n{target}:\n{translated}\n" for text, translated in pairs)
     # with the token that opens a text, if the model knows one
     prefix_ids = tokenizer(f"{examples}{source}:\n").input_ids

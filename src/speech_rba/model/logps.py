@@ -112,7 +112,8 @@ def mutual_information(
 ) -> list[float]:
     """Pointwise mutual information of each completion and its prompt, in nats a token.
 
-    log p(completion | prompt) - log p(completion | empty prompt): a completion that fits any prompt gains nothing.
+    log p(completion | prompt) - log p(completion | empty prompt): a completion that fits any prompt gains
+    nothing.
     """
     empty = student.text_prompts([""])
     with_prompt = sequence_logps(student, prompts, completions)

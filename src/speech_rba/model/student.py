@@ -141,8 +141,10 @@ class Student(SpeechStudent):
     def get_ready(self) -> None:
         _ = self.audio_tower
 
-    def transcribe(self, clips: list[np.ndarray], **settings) -> list[Hypothesis]:
-        return transcribe(self.audio_tower, clips, **settings)
+    def transcribe(
+        self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
+    ) -> list[Hypothesis]:
+        return transcribe(self.audio_tower, clips, top_k=top_k, max_tokens=max_tokens, dtype=dtype)
 
     def transcript(self, hypothesis: Hypothesis) -> str | None:
         return self.audio_tower.text(hypothesis.token_ids.tolist())
