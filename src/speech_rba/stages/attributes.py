@@ -162,8 +162,8 @@ It passes paralinguistic attributes of a clip on to the language model. Made by 
 {facts["minutes"]:.0f} minutes.
 
 - Input: the mean and deviation over time of the states of the first encoder layer (with the ASR adapter), \
-from which logistic regressions give each attribute; and the sum of the word embeddings, from which one gives the \
-attribute that the query is about.
+from which logistic regressions give each attribute; and the sum of the word embeddings, from which one \
+gives the attribute that the query is about.
 - Output: an offset to the embeddings between query and answer; zero for a query that is about no attribute.
 - Data: {facts["num_attribute_clips"]} spoken questions of `data/attribute_questions.jsonl` with known \
 attributes, {facts["num_ordinary_clips"]} ordinary spoken questions, and {facts["num_ordinary_texts"]} \
