@@ -20,9 +20,7 @@ def padding(order: list[int]) -> float:
     """The share of padding in batches of 16; prompts and completions are padded apart."""
     sizes = [LENGTHS[place] for place in order]
     batches = [sizes[start : start + 16] for start in range(0, len(sizes), 16)]
-    padded = sum(
-        len(batch) * (max(p for p, _ in batch) + max(c for _, c in batch)) for batch in batches
-    )
+    padded = sum(len(batch) * (max(p for p, _ in batch) + max(c for _, c in batch)) for batch in batches)
     return 1 - sum(p + c for p, c in sizes) / padded
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tests.align_inputs import ROOT
 
 from speech_rba.alignment.examples import Example
 from speech_rba.alignment.methods import kd, load_method
@@ -11,6 +10,7 @@ from speech_rba.alignment.trainer import DistillationTrainer, Job, TrainingLog, 
 from speech_rba.config import load_params
 from speech_rba.model.logps import divergence, sequence_logps
 from speech_rba.model.student import Student
+from tests.align_inputs import ROOT
 
 
 def test_divergence_by_hand():

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tests.align_inputs import ROOT
 from trl import GRPOConfig
 
 from speech_rba.alignment.examples import Example
@@ -13,6 +12,7 @@ from speech_rba.compute.device import fast_dtype
 from speech_rba.config import load_params
 from speech_rba.model.logps import completion_logps, pad_right, sequence_logps
 from speech_rba.model.student import Student
+from tests.align_inputs import ROOT
 
 ROUNDING = 2e-3  # nats a token: above what rounding logits to bfloat16 puts between two ways to compute them
 
@@ -38,7 +38,8 @@ def grpo_config(folder, **changes) -> GRPOConfig:
 
 @pytest.fixture(scope="module")
 def trainer(small_student, hypotheses, questions, tmp_path_factory) -> RbaTrainer:
-    """Over three clips whose written queries differ from what was spoken, with an adapter that is not fresh."""
+    """Over three clips whose written queries differ from what was spoken, with an adapter that is not
+    fresh."""
     student = Student(small_student.config).eval()
     written = student.text_prompts([f"{question} Why?" for question in questions[:3]])
     spoken = [student.bridge.cross(h, 8, 1.0) for h in hypotheses[:3]]

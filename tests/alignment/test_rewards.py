@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.align_inputs import row
 
 from speech_rba.alignment import rewards
 from speech_rba.alignment.examples import Example
@@ -15,6 +14,7 @@ from speech_rba.config import RewardWeights
 from speech_rba.model.logps import mutual_information, sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.records import Instruction
+from tests.align_inputs import row
 
 EOS = 2
 

@@ -1,4 +1,5 @@
-"""The policy that samples is the policy that is trained: the adapter acts in it, and sampling changes no weight."""
+"""The policy that samples is the policy that is trained: the adapter acts in it, and sampling changes no
+weight."""
 
 import pytest
 import torch
@@ -35,8 +36,8 @@ def test_the_adapter_acts_in_sampling_as_in_training(model):
 
 @pytest.mark.parametrize("bias", [0.0, 0.5])
 def test_an_update_too_small_for_a_bfloat16_weight_is_kept(bias):
-    """The next bfloat16 numbers beside 1 are 0.996 and 1.008: an update of 0.001 would be rounded away in each of 64
-    weights, 32 of 1 and 32 of -1, which leave 64 * 0.001 of a row of ones."""
+    """The next bfloat16 numbers beside 1 are 0.996 and 1.008: an update of 0.001 would be rounded away in
+    each of 64 weights, 32 of 1 and 32 of -1, which leave 64 * 0.001 of a row of ones."""
     layer = torch.nn.Linear(64, 2, bias=bias > 0, dtype=torch.bfloat16)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([1.0] * 32 + [-1.0] * 32).expand(2, 64))

@@ -14,14 +14,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.align_inputs import INPUTS, reuse_loaded_parts, run, write_inputs
-from tests.nested import merge
 
 from speech_rba import stages
 from speech_rba.alignment.examples import load_examples
 from speech_rba.alignment.rewards import REWARDS
 from speech_rba.config import load_params
 from speech_rba.errors import UserError
+from tests.align_inputs import INPUTS, reuse_loaded_parts, run, write_inputs
+from tests.nested import merge
 
 ROOT = Path(__file__).parents[2]
 
