@@ -59,7 +59,8 @@ def test_teacher_similarity_is_the_cosine_of_each_pair():
 
 
 def test_bleu_and_chrf_of_a_sentence():
-    # 4 of 5 words, 3 of 4 pairs, 2 of 3 triples and 1 of 2 runs of four: the fourth root of 0.8 * 0.75 * 0.667 * 0.5
+    # 4 of 5 words, 3 of 4 pairs, 2 of 3 triples and 1 of 2 runs of four:
+    # the fourth root of 0.8 * 0.75 * 0.667 * 0.5
     assert rewards.bleu(batch(["a b c d e"], ["a b c d f"])) == pytest.approx([0.2**0.25])
     # one of two characters and none of one pair: precision and recall are (0.5 + 0) / 2
     assert rewards.chrf(batch(["ab"], ["ac"])) == pytest.approx([0.25])

@@ -35,6 +35,7 @@ class Method:
 def loss(trainer, model, batch):
     return trainer.align.toy.scale * sft.loss(trainer, model, batch)
 """
+TOY_GROUP = "class Toy(Distillation):\n    scale: Positive\n\n\n"
 TOY_REWARD = """
 
 def num_tokens(batch: RewardBatch) -> list[float]:
@@ -76,7 +77,7 @@ def add_parameters(config: Path) -> None:
         '"dpo", "rba"]': '"dpo", "rba", "toy"]',
         "    rba: Rba\n": "    rba: Rba\n    toy: Toy\n",
         "    instructions: float\n": "    instructions: float\n    num_tokens: float\n",
-        "class Dpo(Distillation):": "class Toy(Distillation):\n    scale: Positive\n\n\nclass Dpo(Distillation):",
+        "class Dpo(Distillation):": f"{TOY_GROUP}class Dpo(Distillation):",
     }
     text = config.read_text()
     for old, new in replacements.items():
