@@ -169,21 +169,21 @@ def test_in_the_fast_dtype_the_first_step_differs_by_rounding_alone(
     assert (abs(logged["kl"]) > 1e-10) if b_value else logged["kl"] == 0
 
 
-def test_a_reward_for_length_fails_a_reward_hacking_check(student, hypotheses, tmp_path):
-    """The whole language model: with two layers its answers never end, so no answer could get longer."""
-    whole = Student(student.config).eval()
-    spoken = [whole.bridge.cross(h, 8, 1.0) for h in hypotheses[:2]]
-    model = adapted(whole, 0.0, ("q_proj", "v_proj", "down_proj"))
-    args = grpo_config(tmp_path, beta=0.0, num_generations=4, per_device_train_batch_size=8, max_steps=4,
-                       steps_per_generation=1, learning_rate=1e-2, logging_steps=1, save_strategy="no",
+def test_a_reward_that_repeating_earns_fails_a_reward_hacking_check(small_student, hypotheses, tmp_path):
+    """A reward for small token ids: the policy collapses onto a few frequent tokens."""
+    student = Student(small_student.config).eval()
+    spoken = [student.bridge.cross(h, 8, 1.0) for h in hypotheses[:2]]
+    model = adapted(student, 0.0, ("q_proj", "v_proj", "down_proj"))
+    args = grpo_config(tmp_path, beta=0.0, num_generations=4, per_device_train_batch_size=8, max_steps=8,
+                       steps_per_generation=1, learning_rate=5e-2, logging_steps=1, save_strategy="no",
                        gradient_checkpointing=False)  # fmt: skip
 
-    def length(completion_ids, **_) -> list[float]:
-        return [float(len(ids)) for ids in completion_ids]
+    def small_ids(completion_ids, **_) -> list[float]:
+        return [-sum(ids) / len(ids) / 1000 for ids in completion_ids]
 
-    trainer = RbaTrainer(model, [Example(None, None, s, s, []) for s in spoken], args, [length], 0.0)
+    trainer = RbaTrainer(model, [Example(None, None, s, s, []) for s in spoken], args, [small_ids], 0.0)
     trainer.train()
     steps = [row for row in trainer.state.log_history if "reward" in row]
     limits = load_params(ROOT / "params.yaml").evaluate.reward_hacking
     failed = {check["name"] for check in training_checks(steps, limits) if not check["passed"]}
-    assert failed & {"length_drift", "cut_off"}
+    assert steps[-1]["reward"] > steps[0]["reward"] and "repetition" in failed

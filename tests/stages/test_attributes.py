@@ -1,5 +1,4 @@
-"""Training of the attribute head on real speech: the student answers whether a clip is noisy where that is
-asked."""
+"""Training of the attribute head on real speech: the student answers whether a clip is noisy where the query is about it."""
 
 import json
 import shutil
