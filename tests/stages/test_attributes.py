@@ -1,4 +1,4 @@
-"""Training of the attribute head on real speech: the student answers whether a clip is noisy where the query is about it."""
+"""Training of the attribute head on real speech: the student answers whether a clip is noisy."""
 
 import json
 import shutil
