@@ -1,1 +1,1 @@
-"""Alignment of the student to the teacher: methods, rewards and what trains them."""
+"""Alignment of the student to the teacher: methods, rewards and their trainers."""

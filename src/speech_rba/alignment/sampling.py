@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
+from torch import nn
 
 from speech_rba.model.speech_student import SpeechStudent
 
 
 def unwrapped_student(model: PeftModel) -> SpeechStudent:
     """The student inside its PEFT model, with the adapter's layers in it."""
-    return model.base_model.model
+    return cast(SpeechStudent, model.base_model.model)
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def sampling_student(model: PeftModel) -> Iterator[SpeechStudent]:
     was_training = model.training
     model.eval()
     for layer in layers:
-        layer.forward = fused_forward(layer)
+        layer.forward = fused_forward(layer)  # type: ignore[method-assign, assignment]  # of this layer alone
     try:
         yield unwrapped_student(model)
     finally:
@@ -44,17 +46,16 @@ def fused_forward(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     """The forward of a linear layer W with a low-rank update B A: one product with W and A stacked, one with
     B."""
     (name,) = layer.active_adapters
-    base = layer.get_base_layer()
-    assert isinstance(base, torch.nn.Linear)
+    base, lora_a, lora_b = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]
+    assert isinstance(base, nn.Linear) and isinstance(lora_a, nn.Linear) and isinstance(lora_b, nn.Linear)
     dtype, num_outputs = base.weight.dtype, base.out_features
-    lora_a, bias = layer.lora_A[name].weight.to(dtype), base.bias  # (r, inputs)
-    stacked = torch.cat([base.weight, lora_a])
-    if bias is not None:
-        bias = torch.cat([bias, bias.new_zeros(len(lora_a))])
-    lora_b = (layer.lora_B[name].weight * layer.scaling[name]).T.to(dtype)
+    lower = lora_a.weight.to(dtype)
+    stacked = torch.cat([base.weight, lower])
+    bias = None if base.bias is None else torch.cat([base.bias, base.bias.new_zeros(len(lower))])
+    raised = (lora_b.weight * layer.scaling[name]).T.to(dtype)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        outputs = torch.nn.functional.linear(x, stacked, bias)
-        return outputs[..., :num_outputs] + outputs[..., num_outputs:] @ lora_b
+        outputs = nn.functional.linear(x, stacked, bias)
+        return outputs[..., :num_outputs] + outputs[..., num_outputs:] @ raised
 
     return forward

@@ -1,4 +1,5 @@
-"""What every training shares: phases, batches of similar lengths, a log, and resuming from a checkpoint."""
+"""The common parts of all trainings: phases, batches of similar lengths, a log, and resuming from a
+checkpoint."""
 
 import json
 import time
@@ -22,7 +23,7 @@ LENGTH_BUCKET = 4  # prompts that differ by fewer tokens share a batch
 
 
 class TrainingLog(TrainerCallback):
-    """Appends what the trainer logs to a file that survives a kill; a repeated step replaces the rows after
+    """Appends the logs of the trainer to a file that survives a kill; a repeated step replaces the rows after
     it."""
 
     def __init__(self, path: Path):
@@ -49,7 +50,7 @@ class TrainingLog(TrainerCallback):
 
 @dataclass(frozen=True)
 class Job:
-    """What a method trains with; `work` holds the checkpoints of its phases."""
+    """The input of a method; `work` holds the checkpoints of its phases."""
 
     model: PeftModel
     examples: list[Example]
@@ -154,7 +155,7 @@ class DistillationTrainer(Trainer):
 
     @property
     def peft_model(self) -> PeftModel:
-        """The model without what accelerate wraps around it on several devices."""
+        """The model without the wrapper that accelerate puts around it on several devices."""
         return self.accelerator.unwrap_model(self.model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

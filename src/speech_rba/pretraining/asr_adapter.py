@@ -68,7 +68,7 @@ def save_interpolated(model: PeftModel, audio_tower: str, weight_interpolation: 
 
 
 def mask(features: torch.Tensor, settings: AsrAdapter, rng: np.random.Generator) -> torch.Tensor:
-    """Log-mel features (mel bands, 100 a second) with some bands and some moments silent (SpecAugment,
+    """Log-mel features (mel bands, 100 a second) with random bands and moments silent (SpecAugment,
     1904.08779)."""
     num_mels, num_frames = features.shape
     features, silence = features.clone(), features.min()

@@ -53,17 +53,22 @@ class SpeechPairs(Dataset):
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, index])
         clean = self.clean_speech(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
         degraded = augment.augment_for_asr(clean, self.talkers, settings, rng)
-        degraded = augment.at_level(degraded, rng.uniform(*settings.level_db))[:MAX_CLIP_SAMPLES]
+        degraded = augment.at_level(degraded, uniform(rng, settings.level_db))[:MAX_CLIP_SAMPLES]
         return SpeechPair(clean, degraded, self.texts[self.order[index]], rng)
 
     def _clean_speech(self, place: int, number: int) -> np.ndarray:
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, place, number])
-        voice, rate = voices.draw_voice(self.allowed_voices, rng), rng.uniform(*settings.rate)
-        pitch, text = rng.uniform(*settings.pitch_semitones), self.texts[place]
+        voice, rate = voices.draw_voice(self.allowed_voices, rng), uniform(rng, settings.rate)
+        pitch, text = uniform(rng, settings.pitch_semitones), self.texts[place]
         if rng.random() < settings.hesitant_share:  # the transcript stays without the hesitations
             text = hesitant(text, rng)
         speech = voices.say(voice, text, rate, pitch)[:MAX_CLIP_SAMPLES]
         return augment.at_level(speech, float(np.mean(settings.level_db)))
+
+
+def uniform(rng: np.random.Generator, bounds: list[float]) -> float:
+    low, high = bounds
+    return rng.uniform(low, high)
 
 
 def training_order(lengths: list[int], num_batches: int, batch_size: int, seed: int) -> list[int]:

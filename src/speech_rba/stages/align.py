@@ -87,7 +87,7 @@ def save_adapter(job: Job, folder: Path) -> None:
 
 
 def training_summary(method: str, job: Job, phases: list[Phase], folder: Path) -> dict:
-    """What the training of the adapter in `folder` cost."""
+    """The cost of training the adapter in `folder`."""
     return {
         "method": method,
         "minutes": job.log.minutes(),

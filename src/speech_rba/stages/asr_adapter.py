@@ -88,8 +88,8 @@ all speech is synthesized.
 - Voices: every voice of the voice stage but {", ".join(voice.validation_voices + voice.heldout_voices)}; at \
 {settings.rate} times their rate, {settings.pitch_semitones} semitones.
 - Conditions, drawn at random: hesitations, a room (RT60 {settings.rt60_s} s), white noise, pink noise, \
-hum or babble (SNR {settings.snr_db} dB), an overdriven microphone ({settings.drive_db} dB), a telephone line; \
-never muffled speech or lost packets.
+hum or babble (SNR {settings.snr_db} dB), an overdriven microphone ({settings.drive_db} dB), a telephone \
+line; never muffled speech or lost packets.
 - SpecAugment: {settings.mel_masks} masks of up to {settings.mel_mask_bands} of 80 mel bands, \
 {settings.time_masks_per_s} a second of up to {settings.time_mask_s} s.
 - Loss: cross-entropy of the transcript, plus {settings.distance_weight} times the distance from the \

@@ -1,7 +1,7 @@
 """data/attribute_questions.jsonl, rows.jsonl of synthesize (purpose: asr_adapter), artifacts/asr_adapter
 -> artifacts/attributes: the attribute head and its model card.
 
-The head gives the student what no transcript holds: paralinguistic attributes of a clip, such as the
+The head gives the student paralinguistic attributes of a clip, which no transcript holds, such as the
 speaker's gender or background noise. It is trained on spoken questions about them with known answers, and on
 ordinary questions, which it must leave alone. As the ASR adapter, it is committed and its stage is frozen in
 dvc.yaml; `make asr_adapter` trains both again.
@@ -41,7 +41,7 @@ from speech_rba.stages import main, publish, workdir
 
 @dataclass(frozen=True)
 class Texts:
-    """What is asked in training: questions about attributes, rows that are voiced, and ordinary written
+    """The texts of training: questions about attributes, rows that are voiced, and ordinary written
     texts."""
 
     questions: list[AttributeQuestion]
@@ -162,8 +162,8 @@ It passes paralinguistic attributes of a clip on to the language model. Made by 
 {facts["minutes"]:.0f} minutes.
 
 - Input: the mean and deviation over time of the states of the first encoder layer (with the ASR adapter), \
-from which logistic regressions give each attribute; and the sum of the word embeddings, from which one gives the \
-attribute that the query is about.
+from which logistic regressions give each attribute; and the sum of the word embeddings, from which one \
+gives the attribute that the query is about.
 - Output: an offset to the embeddings between query and answer; zero for a query that is about no attribute.
 - Data: {facts["num_attribute_clips"]} spoken questions of `data/attribute_questions.jsonl` with known \
 attributes, {facts["num_ordinary_clips"]} ordinary spoken questions, and {facts["num_ordinary_texts"]} \

@@ -16,7 +16,7 @@ class Method(Protocol):
     """The two hooks of a method."""
 
     def phases(self, job: Job) -> list[Phase]:
-        """What is trained, one after the other.
+        """The trainings of the method, in order.
 
         Raises:
             UserError: the job's examples are too few for the method.

@@ -13,7 +13,6 @@ distribution at each of its tokens: with `kl_coef` above 0 the loss adds KL(stud
 answers, over the whole vocabulary and at temperature 1, as in on-policy distillation (opd.py).
 """
 
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
