@@ -49,11 +49,8 @@ def clip(number: int) -> Clip:
     )
 
 
-@pytest.fixture
-def params(tmp_path, monkeypatch, small_student, speech):
-    """The parameters; the working directory holds two readable test clips, one unreadable, and a degraded
-    training clip."""
-    monkeypatch.chdir(tmp_path)
+def write_inputs(small_student, speech) -> None:
+    """Two readable test clips, one unreadable, and a degraded training clip; and the student."""
     Path("voice/clips").mkdir(parents=True)
     clips = [clip(number) for number in range(3)]
     for c, audio in zip(clips, speech, strict=False):
@@ -62,26 +59,41 @@ def params(tmp_path, monkeypatch, small_student, speech):
     degraded = {"id": "c3", "split": "train", "condition": "babble"}
     write_jsonl(Path("voice/manifest.jsonl"), [*clips, clips[0].model_copy(update=degraded)])
     small_student.save_pretrained(Path("base"))
-    return load_params(ROOT / "params.yaml")
 
 
-def test_every_clip_is_transcribed_and_measured(params, audio_tower):
-    features.run(params, Path("voice"), Path("base"), Path("out"))
-    table = read_jsonl(Path("out/table.jsonl"), Feature)
+def run(out: str) -> None:
+    features.run(load_params(ROOT / "params.yaml"), Path("voice"), Path("base"), Path(out))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_student, speech) -> Path:
+    """The folder of one whole run."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_inputs(small_student, speech)
+        run("out")
+    return folder
+
+
+def test_every_clip_is_transcribed_and_measured(whole, audio_tower):
+    table = read_jsonl(whole / "out/table.jsonl", Feature)
     assert [f.clip_id for f in table] == ["c0", "c1", "c2", "c3"]
     assert table[0].judge_hypothesis == table[0].student_hypothesis == TEXTS[0] and table[0].wer == 0
     assert table[2].duration_s == 0 and table[2].silence_share == 1
     assert table[3].student_hypothesis == TEXTS[0]
     assert table[3].judge_hypothesis is None and table[3].wer is None  # no stage needs them
-    hypotheses = load_hypotheses(Path("out/hypotheses.safetensors"), [0, 1, 2])
+    hypotheses = load_hypotheses(whole / "out/hypotheses.safetensors", [0, 1, 2])
     assert audio_tower.text(hypotheses[1].token_ids.tolist()) == table[1].judge_hypothesis
     assert hypotheses[0].top_probs.shape == (len(hypotheses[0].token_ids), 1)
-    report = json.loads(Path("out/report.json").read_text())
-    assert list(report["ms_per_clip"]) == ["student"]  # without an ASR adapter it is its own judge
-    assert not list(Path("work/features").iterdir())
+    report = json.loads((whole / "out/report.json").read_text())
+    assert list(report["ms_per_clip"]) == ["student"]  # without an ASR adapter it is the judge too
+    assert not list((whole / "work/features").iterdir())
 
 
-def test_a_resumed_run_transcribes_no_round_again(params, monkeypatch):
+def test_a_resumed_run_transcribes_no_round_again(
+    whole, tmp_path, monkeypatch, small_student, audio_tower, speech
+):
     transcribe_round, rounds = features.transcribe_round, []
 
     def stop_at_the_second(transcribe_batch, voice, clips, path):
@@ -90,14 +102,17 @@ def test_a_resumed_run_transcribes_no_round_again(params, monkeypatch):
             raise KeyboardInterrupt
         transcribe_round(transcribe_batch, voice, clips, path)
 
+    monkeypatch.chdir(tmp_path)
+    write_inputs(small_student, speech)
     monkeypatch.setattr(features, "transcribe_round", stop_at_the_second)
+    monkeypatch.setattr(features, "load_student", lambda base: small_student)
+    monkeypatch.setattr(features, "load_audio_tower", lambda name, asr_adapter: audio_tower)
     with pytest.raises(KeyboardInterrupt):
-        features.run(params, Path("voice"), Path("base"), Path("out"))
-    features.run(params, Path("voice"), Path("base"), Path("out"))
+        run("out")
+    run("out")
     assert rounds == ["student-exact-000000.safetensors", *["student-fast-000000.safetensors"] * 2]
-    features.run(params, Path("voice"), Path("base"), Path("again"))
     for name in ("table.jsonl", "hypotheses.safetensors"):
-        assert Path("again", name).read_bytes() == Path("out", name).read_bytes()
+        assert Path("out", name).read_bytes() == (whole / "out" / name).read_bytes()
 
 
 def test_the_hypothesis_of_a_clip_does_not_depend_on_its_batch(small_student):
