@@ -10,6 +10,7 @@ import soundfile
 import torch
 import transformers
 import yaml
+from fake_gpu import fake_gpu, on_gpu
 
 from speech_rba.config import Params
 from speech_rba.model.answering import AlignedStudent
@@ -204,6 +205,16 @@ def test_clips_and_a_written_prompt_have_different_logps(student):
     [written] = student.text_prompts(["What is the capital of France?"])
     logps = sequence_logps(student, [*spoken, written], completions).tolist()
     assert len(set(logps)) == 3 and all(logp < 0 for logp in logps)
+
+
+@torch.no_grad()
+def test_on_a_gpu_clips_are_encoded_and_answered_there(student):
+    sampling = {"max_new_tokens": 2, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 2}
+    with fake_gpu(student):
+        prompts = [*encode_audio(student, [noise(0, 1.0)]), *student.text_prompts(["Where?"])]
+        assert not any(on_gpu(prompt.hidden) for prompt in prompts)
+        answers = student.answer(prompts, **sampling)
+    assert answers == student.answer(prompts, **sampling)
 
 
 def test_the_eos_token_is_that_of_the_chat_template(student):
