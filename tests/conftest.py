@@ -1,4 +1,4 @@
-"""Parts that many tests share: the real student, and what it heard in real speech."""
+"""Parts that many tests share: the student, a small student, and hypotheses of speech."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import speech_rba  # noqa: F401  first: it says how threads wait, which torch takes over when it is loaded
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["SPEECH_RBA_CACHE"] = str(Path("work/converted").resolve())
+os.environ.setdefault("SPEECH_RBA_CACHE", str(Path("work/converted").resolve()))
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: threads that share cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # tests that start dvc or `python` mean this interpreter's
@@ -15,56 +15,73 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session")
-def student():
-    """The default student, build_student, that looks at one alternative a position."""
+def assets():
+    """The assets of params.yaml."""
     from speech_rba.config import load_params
-    from speech_rba.model.student import Student, StudentConfig
 
-    assets = load_params(Path(__file__).parents[1] / "params.yaml").assets
-    config = StudentConfig(
-        assets.language_model, assets.audio_tower, 384, system_prompt=assets.system_prompt, soft_top_k=1
-    )
-    return Student(config).eval()
+    return load_params(ROOT / "params.yaml").assets
 
 
 @pytest.fixture(scope="session")
-def small_student(student, tmp_path_factory):
-    """The student with two of the thirty layers of its language model, where it does not matter what it answers."""
+def audio_tower(assets):
+    """The unadapted Whisper."""
+    from speech_rba.model.audio_tower import load_audio_tower
+
+    return load_audio_tower(assets.audio_tower, None)
+
+
+def build(language_model: str, assets, audio_tower):
+    """A student with one alternative a position; `audio_tower` is not loaded again."""
     from speech_rba.model.student import Student, StudentConfig
 
-    folder = tmp_path_factory.mktemp("small")
-    whole = student.language_model
-    config = type(whole.config).from_dict(
-        whole.config.to_dict() | {"num_hidden_layers": 2, "layer_types": None}
+    config = StudentConfig(
+        language_model, assets.audio_tower, 384, system_prompt=assets.system_prompt, soft_top_k=1
     )
-    layers = type(whole)(config)
-    layers.load_state_dict(whole.state_dict(), strict=False)
-    layers.save_pretrained(folder)
-    student.tokenizer.save_pretrained(folder)
-    return Student(StudentConfig(**student.config.to_dict() | {"language_model": str(folder)})).eval()
+    student = Student(config).eval()
+    student.__dict__["audio_tower"] = audio_tower
+    return student
+
+
+@pytest.fixture(scope="session")
+def student(assets, audio_tower):
+    """The default student before training."""
+    return build(assets.language_model, assets, audio_tower)
+
+
+@pytest.fixture(scope="session")
+def small_student(assets, audio_tower, tmp_path_factory):
+    """The student with two of the thirty layers of its language model, for tests to which its answers do
+    not matter."""
+    from transformers import AutoModelForCausalLM
+
+    from speech_rba.assets.gguf import language_model_folder
+    from speech_rba.model.language import load_tokenizer
+
+    whole, folder = language_model_folder(assets.language_model), tmp_path_factory.mktemp("small")
+    AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=2).save_pretrained(folder)
+    load_tokenizer(assets.language_model).save_pretrained(folder)
+    return build(str(folder), assets, audio_tower)
 
 
 @pytest.fixture(scope="session")
 def questions():
     from speech_rba.records import Question, read_jsonl
 
-    path = Path(__file__).parents[1] / "data/suites/spoken_qa/questions.jsonl"
+    path = ROOT / "data/suites/spoken_qa/questions.jsonl"
     return [q.prompt for q in read_jsonl(path, Question)]
 
 
 @pytest.fixture(scope="session")
-def hypotheses(student, questions):
-    """What the audio tower heard in ten questions spoken by the neural voice, with 8 alternatives a position."""
-    return spoken_to(student, questions[:10])
-
-
-def spoken_to(student, questions):
+def hypotheses(audio_tower, questions):
+    """The hypotheses of six questions that the neural voice speaks, with 8 alternatives a position."""
     import torch
 
     from speech_rba.model.audio_tower import transcribe
     from speech_rba.synthesis.voices.voices import speak
 
-    clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions]
-    return transcribe(student.audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)
+    clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions[:6]]
+    return transcribe(audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)

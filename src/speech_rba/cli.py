@@ -44,7 +44,7 @@ def talk(
             raise UserError(f"{folder} is missing: run `make run` first, or name a method that is there")
     clip = read_audio(file)
     started = time.perf_counter()
-    from speech_rba.model.answer import load_answerer  # after what can be wrong: it takes seconds
+    from speech_rba.model.answering import load_answerer  # after what can be wrong: it takes seconds
 
     answer = load_answerer(base, adapter)
     loaded = time.perf_counter()

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from speech_rba.alignment.methods import kd
-from transformers import TrainingArguments
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from speech_rba.alignment.examples import Example
-from speech_rba.alignment.methods.dpo import DpoTrainer
-from speech_rba.alignment.methods.kd import KdTrainer
-from speech_rba.alignment.methods.opd import OpdTrainer
+from speech_rba.alignment.methods import kd, load_method
+from speech_rba.alignment.trainer import DistillationTrainer, Job, TrainingLog, trainer_arguments
+from speech_rba.config import load_params
 from speech_rba.model.logps import divergence, sequence_logps
 from speech_rba.model.student import Student
+from tests.align_inputs import ROOT
 
 
 def test_divergence_by_hand():
@@ -24,57 +23,75 @@ def test_divergence_by_hand():
 
 
 @pytest.fixture(scope="module")
-def model(small_student):
-    return get_peft_model(
-        Student(small_student.config).eval(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-    )
+def model(small_student) -> PeftModel:
+    """A small student with a fresh adapter."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    return get_peft_model(Student(small_student.config).eval(), config)
 
 
-def test_a_fresh_adapter_prefers_neither_answer(model, hypotheses, tmp_path):
-    """Then the margin is 0 and the loss ln 2; its gradient favours the teacher's answer."""
-    student = model.base_model.model
-    spoken = [student.bridge.cross(h, 1, 1.0) for h in hypotheses[:2]]
-    ids = student.tokenizer(["Paris.", "It is a large river."]).input_ids
-    batch = kd.collate([Example(None, None, *e) for e in zip(spoken, spoken, ids, strict=True)])
-    trainer = trainer_of(DpoTrainer, model, tmp_path, max_new_tokens=6, beta=0.1)
-    loss = trainer.compute_loss(model, dict(batch))
+@pytest.fixture
+def trainer_of(model, tmp_path):
+    """Makes the trainer of a method, which samples answers of at most six tokens."""
+
+    def make(method: str) -> DistillationTrainer:
+        params = load_params(ROOT / "params.yaml")
+        params = params.model_copy(
+            update={"align": params.align.model_copy(update={"max_completion_tokens": 6})}
+        )
+        job = Job(model, [], params, tmp_path, TrainingLog(tmp_path / "log.jsonl"))
+        return load_method(method).build_trainer(job, trainer_arguments(tmp_path, 1, 0, 1))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def prompts(model, hypotheses):
+    """Two clips' prompts."""
+    return [model.base_model.model.bridge.cross(h, 1, 1.0) for h in hypotheses[:2]]
+
+
+def batch_of(model: PeftModel, spoken: list, written: list) -> dict:
+    ids = model.base_model.model.tokenizer(["Paris.", "It is a large river."]).input_ids
+    return kd.collate([Example(None, None, *fields) for fields in zip(spoken, written, ids, strict=True)])
+
+
+def lora_b_gradients(model: PeftModel) -> list[torch.Tensor]:
+    weights = (weight for name, weight in model.named_parameters() if "lora_B" in name)
+    return [weight.grad for weight in weights if weight.grad is not None]
+
+
+def test_with_a_fresh_adapter_the_dpo_loss_is_ln_2_and_its_gradient_favours_the_teacher(
+    model, prompts, trainer_of
+):
+    """A fresh adapter changes nothing, so the margin is 0."""
+    trainer, batch = trainer_of("dpo"), batch_of(model, prompts, prompts)
+    ids = [row[mask.bool()].tolist() for row, mask in
+           zip(batch["completion_ids_BC"], batch["completion_mask_BC"], strict=True)]  # fmt: skip
+    loss = trainer.compute_loss(model, batch)
     assert loss.item() == pytest.approx(0.6931, abs=1e-4)
     loss.backward()
-    before = sequence_logps(student, spoken, ids).sum()
+    student = model.base_model.model
+    before = sequence_logps(student, prompts, ids).sum()
     with torch.no_grad():
         for weight in (w for w in model.parameters() if w.grad is not None):
             weight -= weight.grad * 0.05 / weight.grad.norm().clamp(min=1e-9)
-    assert sequence_logps(student, spoken, ids).sum() > before
+    assert sequence_logps(student, prompts, ids).sum() > before
     model.zero_grad()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(weight)
 
 
-def trainer_of(kind: type, model, tmp_path, **more):
-    args = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, remove_unused_columns=False)
-    return kind(model, args, data_collator=kd.collate, train_dataset=[], **more)
-
-
-@pytest.mark.parametrize(("kind", "more"), [(KdTrainer, {}), (OpdTrainer, {"max_new_tokens": 6})])
-def test_a_student_that_hears_what_the_teacher_reads_has_nothing_to_learn(
-    model, hypotheses, tmp_path, kind, more
+@pytest.mark.parametrize("method", ["kd", "opd"])
+def test_distillation_is_zero_where_student_and_teacher_have_the_same_prompt(
+    model, prompts, trainer_of, method
 ):
-    """Its adapter is build_student, so it differs from its teacher by what it hears alone."""
-    student = model.base_model.model
-    spoken = [student.bridge.cross(h, 1, 1.0) for h in hypotheses[:2]]
-    other = student.text_prompts(["Why do cats purr?", "What is rust?"])
-    ids = student.tokenizer(["Paris.", "It is a large river."]).input_ids
-    trainer = trainer_of(kind, model, tmp_path, **more)
-    same, differs = (
-        trainer.compute_loss(
-            model, kd.collate([Example(None, None, *e) for e in zip(spoken, read, ids, strict=True)])
-        )
-        for read in (spoken, other)
-    )
-    assert same.item() == pytest.approx(0, abs=1e-5) and differs.item() > 0.001
-    differs.backward()
-    assert any(
-        w.grad is not None and w.grad.any() for name, w in model.named_parameters() if "lora_B" in name
-    )
+    """With a fresh adapter the student differs from its teacher by the prompt alone."""
+    trainer = trainer_of(method)
+    others = model.base_model.model.text_prompts(["Why do cats purr?", "What is rust?"])
+    same = trainer.compute_loss(model, batch_of(model, prompts, prompts))
+    different = trainer.compute_loss(model, batch_of(model, prompts, others))
+    assert same.item() == pytest.approx(0, abs=1e-5) and different.item() > 0.001
+    different.backward()
+    assert any(gradient.any() for gradient in lora_b_gradients(model))
     model.zero_grad()

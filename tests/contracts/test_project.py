@@ -27,7 +27,7 @@ ARROWS = {  # the other parts of the package that a part may import
     "model": {"assets", "compute", "config", "data", "records"},
     "synthesis": {"assets", "compute", "config", "model", "records"},
     "pretraining": {"alignment", "compute", "config", "data", "model", "records", "synthesis"},
-    "alignment": {"compute", "config", "data", "model", "records"},
+    "alignment": {"assets", "compute", "config", "data", "model", "records"},
     "evaluation": {"compute", "config", "data", "model", "records"},
     "report": {"config", "evaluation", "records"},
     "registry": {"config", "evaluation", "model", "data", "records"},

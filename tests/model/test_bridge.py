@@ -10,21 +10,22 @@ from speech_rba.model.bridge import Bridge
 
 
 @pytest.fixture(scope="module")
-def bridge(student) -> Bridge:
+def bridge(audio_tower) -> Bridge:
     """To a language of these words and of single bytes."""
     words = ["<unk>", "▁", "▁the", "The", "▁ri", "ver", "é", *(f"<0x{byte:02X}>" for byte in range(256))]
     vocabulary = {word: i for i, word in enumerate(words)}
-    made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
-    made.normalizer = normalizers.Replace(" ", "▁")
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return Bridge(student.audio_tower.tokenizer, PreTrainedTokenizerFast(tokenizer_object=made))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return Bridge(audio_tower.tokenizer, PreTrainedTokenizerFast(tokenizer_object=tokenizer))
 
 
 def cross(bridge: Bridge, text: str) -> str:
     ids = bridge.audio(text, add_special_tokens=False).input_ids
-    count = len(ids)
-    hypothesis = Hypothesis(torch.tensor(ids), torch.tensor(ids)[:, None], torch.ones(count, 1), torch.zeros(count, 4),
-                  torch.empty(0), 0.0)  # fmt: skip
+    best, hidden = torch.tensor(ids), torch.zeros(len(ids), 4)
+    hypothesis = Hypothesis(best, best[:, None], torch.ones(len(ids), 1), hidden, torch.empty(0), 0.0)
     return bridge.language.convert_ids_to_tokens(bridge.cross(hypothesis, 1, 1.0).ids[:, 0].tolist())
 
 

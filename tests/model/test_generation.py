@@ -1,4 +1,4 @@
-"""Sampling: greedy equals transformers' own, rows that end early change nothing for the others."""
+"""Sampling: greedy answers equal those of transformers, and a row that ends does not change the others."""
 
 import pytest
 import torch
@@ -9,18 +9,19 @@ from speech_rba.model.language import embed
 PROMPTS = ("The capital of France is", "One, two, three,", "Water is made of hydrogen and")
 
 
-def test_greedy_equals_transformers_generate(student):
-    model, tokenizer = student.language_model, student.tokenizer
+def test_greedy_equals_transformers_generate(small_student):
+    model, tokenizer = small_student.language_model, small_student.tokenizer
     ids = [tokenizer(p).input_ids for p in PROMPTS]
     sampling = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "eos_token_id": 2, "seed": 0}
-    found = generate(model, [embed(model, i) for i in ids], prefix=embed(model, []), batch_size=3, **sampling)
-    for prompt, tokens in zip(ids, found, strict=True):
+    prompts = [embed(model, i) for i in ids]
+    rows = generate(model, prompts, prefix=embed(model, []), batch_size=3, **sampling)
+    for prompt, tokens in zip(ids, rows, strict=True):
         out = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=2)
         assert tokens == out[0, len(prompt) :].tolist()
 
 
-def test_a_row_that_ends_leaves_the_others_unchanged(student):
-    model, tokenizer = student.language_model, student.tokenizer
+def test_a_row_that_ends_leaves_the_others_unchanged(small_student):
+    model, tokenizer = small_student.language_model, small_student.tokenizer
     ids = [tokenizer(p).input_ids for p in PROMPTS]
     sampling = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 3}
     prompts = [embed(model, i) for i in ids]
@@ -31,18 +32,18 @@ def test_a_row_that_ends_leaves_the_others_unchanged(student):
     assert cut == expected
 
 
-def test_groups_of_one_prompt_stand_together_and_differ(student):
-    model, tokenizer = student.language_model, student.tokenizer
+def test_the_generations_of_a_prompt_follow_each_other_and_differ(small_student):
+    model, tokenizer = small_student.language_model, small_student.tokenizer
     prompts = [embed(model, tokenizer(p).input_ids) for p in PROMPTS]
     sampling = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "eos_token_id": 2, "batch_size": 12}
-    found = generate(model, prompts, prefix=embed(model, []), seed=1, num_generations=4, **sampling)
-    again = generate(model, prompts, prefix=embed(model, []), seed=1, num_generations=4, **sampling)
-    assert found == again and len(found) == 12
-    assert len({tuple(row) for row in found[:4]}) > 1
+    settings = sampling | {"prefix": embed(model, []), "seed": 1, "num_generations": 4}
+    rows = generate(model, prompts, **settings)
+    assert rows == generate(model, prompts, **settings) and len(rows) == 12
+    assert len({tuple(row) for row in rows[:4]}) > 1
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
-def test_sampled_shares_match_the_distribution(top_p):
+def test_sampled_shares_equal_the_distribution(top_p):
     logits = torch.tensor([0.6, 0.3, 0.1]).log().expand(20_000, 3)
     tokens, _ = sample(logits, 1.0, top_p, torch.Generator().manual_seed(0))
     shares = (torch.bincount(tokens, minlength=3) / len(tokens)).tolist()
@@ -60,24 +61,20 @@ def test_log_probabilities_are_of_the_temperature():
     assert not tokens.any() and not logps.any()
 
 
-def test_every_token_has_its_log_probability_also_where_rows_leave(student):
-    """As the model says, read anew with each row alone."""
-    model, tokenizer = student.language_model, student.tokenizer
-    ids, logps = [tokenizer(p).input_ids for p in PROMPTS], []
-    sampling = {
-        "max_new_tokens": 12,
-        "temperature": 0.7,
-        "top_p": 1.0,
-        "eos_token_id": 28,
-        "seed": 3,
-        "batch_size": 6,
-    }
-    found = generate(model, [embed(model, i) for i in ids], prefix=embed(model, []), num_generations=2, logps=logps,
-                     **sampling)  # fmt: skip
-    assert len({len(row) for row in found}) > 1
-    for i, (row, own) in enumerate(zip(found, logps, strict=True)):
+def test_every_token_has_its_log_probability_also_where_rows_leave(small_student):
+    """The log-probabilities are those of the model for each row alone."""
+    model, tokenizer = small_student.language_model, small_student.tokenizer
+    ids = [tokenizer(p).input_ids for p in PROMPTS]
+    prompts = [embed(model, i) for i in ids]
+    sampling = {"max_new_tokens": 12, "temperature": 0.7, "top_p": 1.0, "seed": 3, "batch_size": 6}
+    settings = sampling | {"prefix": embed(model, []), "num_generations": 2}
+    whole = generate(model, prompts, eos_token_id=2, **settings)
+    logps: list[list[float]] = []
+    rows = generate(model, prompts, eos_token_id=whole[0][2], logps=logps, **settings)
+    assert len({len(row) for row in rows}) > 1
+    for i, (row, row_logps) in enumerate(zip(rows, logps, strict=True)):
         prompt = ids[i // 2]
         with torch.no_grad():
             logits = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
         expected = (logits / 0.7).log_softmax(-1).gather(1, torch.tensor(row)[:, None])[:, 0]
-        assert own == pytest.approx(expected.tolist(), abs=1e-3)
+        assert row_logps == pytest.approx(expected.tolist(), abs=1e-3)

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies that never hold the table over the vocabulary whole."""
+"""Log-probabilities and entropies, computed for a few rows of the vocabulary table at a time."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def head(weight: torch.Tensor) -> nn.Linear:
     return layer
 
 
-def test_by_hand():
+def test_log_probability_and_entropy_by_hand():
     """Logits 0 and ln 3: probabilities 1/4 and 3/4, of which the second was taken."""
     hidden = torch.tensor([[3.0]]).log()
     logps, entropies = token_logps(hidden, head(torch.tensor([[0.0], [1.0]])), torch.tensor([1]))
@@ -29,7 +29,7 @@ def test_at_another_temperature_by_hand():
     assert entropies.item() == pytest.approx(0.3251, abs=1e-4)  # 0.1 ln 10 - 0.9 ln 0.9
 
 
-def test_the_divergence_of_the_sampler_by_hand():
+def test_the_kl_of_the_sampler_by_hand():
     """A sampler of 1/2 and 1/2 and a policy of 1/4 and 3/4: 0.5 ln 2 + 0.5 ln(2 / 3), once each was drawn."""
     sampler, policy = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
     assert sampling_kl(sampler, policy) == pytest.approx(0.1438, abs=1e-4)
@@ -37,7 +37,7 @@ def test_the_divergence_of_the_sampler_by_hand():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_more_rows_than_are_held_at_once_have_the_values_and_gradients_of_autograd(temperature):
+def test_more_rows_than_one_table_have_the_values_and_gradients_of_autograd(temperature):
     torch.manual_seed(0)
     hidden, ids = torch.randn(2 * ROWS + 3, 16, requires_grad=True), torch.randint(50, (2 * ROWS + 3,))
     layer, weights = head(torch.randn(50, 16)), torch.randn(2 * ROWS + 3)
@@ -46,5 +46,7 @@ def test_more_rows_than_are_held_at_once_have_the_values_and_gradients_of_autogr
     expected = plain.gather(1, ids[:, None])[:, 0]
     assert torch.allclose(logps, expected, atol=1e-5)
     assert torch.allclose(entropies, -(plain.exp() * plain).sum(-1), atol=1e-5)
-    found, wanted = (torch.autograd.grad((x * weights).sum(), hidden)[0] for x in (logps, expected))
-    assert (found - wanted).norm() / wanted.norm() < 1e-5
+    gradient, expected_gradient = (
+        torch.autograd.grad((x * weights).sum(), hidden)[0] for x in (logps, expected)
+    )
+    assert (gradient - expected_gradient).norm() / expected_gradient.norm() < 1e-5

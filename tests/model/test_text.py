@@ -1,4 +1,4 @@
-"""Answers that the token limit cut."""
+"""Answers that the token limit cuts."""
 
 from speech_rba.model.text import whole_sentences
 

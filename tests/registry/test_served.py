@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 from speech_rba.config import Params
 from speech_rba.data.audio import read_audio
-from speech_rba.model.answer import load_answerer
+from speech_rba.model.answering import load_answerer
 from speech_rba.model.student import Student, StudentConfig
 from speech_rba.records import Answer, Clip, Message, Question, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import evaluate, features

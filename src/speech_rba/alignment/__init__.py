@@ -1,1 +1,1 @@
-"""Alignment of the student to the teacher: by its answers (sft) and by reinforcement (rba)."""
+"""Alignment of the student to the teacher: methods, rewards and their trainers."""

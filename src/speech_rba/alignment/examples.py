@@ -1,4 +1,4 @@
-"""The training examples in memory: soft tokens of each clip, its text, and the teacher's answer."""
+"""Training examples in memory: a clip's prompt, the prompt of its text, and the teacher's answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ class Example:
     clip: Clip
     row: Row
     spoken: SoftTokens
-    written: SoftTokens  # the same query as text, as the teacher gets it
-    completion_ids: list[int]  # the teacher's answer; with EOS where the teacher ended it
+    written: SoftTokens  # the same query as text: the teacher's prompt
+    completion_ids: list[int]  # the teacher's answer, with EOS where the teacher ended it
 
 
 def load_examples(
@@ -24,17 +24,18 @@ def load_examples(
     """Every accepted alignment clip of a split, in the manifest's order."""
     by_id = {row.id: row for row in read_jsonl(rows / "rows.jsonl", Row)}
     accepted = read_jsonl(validation / "accepted.jsonl", Clip)
-    clips = [c for c in accepted if c.suite == ALIGNMENT and c.split == split]
+    clips = [clip for clip in accepted if clip.suite == ALIGNMENT and clip.split == split]
+    clip_rows = [by_id[clip.row_id] for clip in clips]
     spoken = load_prompts(student, features, clips)
-    written = student.text_prompts([by_id[c.row_id].prompt for c in clips])
-    end = [student.tokenizer.eos_token_id]
-    ids = (
-        student.tokenizer([by_id[c.row_id].completion for c in clips], add_special_tokens=False).input_ids
-        if clips
-        else []
-    )
-    answers = [i + end * by_id[c.row_id].completion_ended for i, c in zip(ids, clips, strict=True)]
-    return [
-        Example(clip, by_id[clip.row_id], s, w, a)
-        for clip, s, w, a in zip(clips, spoken, written, answers, strict=True)
-    ]
+    written = student.text_prompts([row.prompt for row in clip_rows])
+    completions = teacher_completions(student, clip_rows)
+    return [Example(*fields) for fields in zip(clips, clip_rows, spoken, written, completions, strict=True)]
+
+
+def teacher_completions(student: SpeechStudent, rows: list[Row]) -> list[list[int]]:
+    """The token ids of each row's answer; EOS follows where the teacher ended the answer by itself."""
+    if not rows:  # the tokenizer takes no empty batch
+        return []
+    eos = [student.tokenizer.eos_token_id]
+    ids = student.tokenizer([row.completion for row in rows], add_special_tokens=False).input_ids
+    return [tokens + eos * row.completion_ended for tokens, row in zip(ids, rows, strict=True)]

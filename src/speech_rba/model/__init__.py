@@ -1,4 +1,5 @@
-"""The student: a frozen Whisper hears, a vocabulary bridge carries its posteriors over, a causal LM answers.
+"""The student: a frozen Whisper transcribes, a vocabulary bridge carries its posteriors to a causal LM, which
+answers.
 
 Shape letters: B batch, T prompt positions, C completion positions, K alternatives a position, D the language
 model's width, H the audio tower's width, V the language model's vocabulary.
@@ -10,10 +11,8 @@ import warnings
 
 from transformers.utils import logging
 
-warnings.filterwarnings(
-    "ignore", "`is_gradient_checkpointing` is deprecated"
-)  # PEFT asks for it at every load
+# PEFT causes it at every load
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
 logging.disable_progress_bar()  # a bar for each of a dozen loads hides the bars of the long work
-atexit.register(
-    gc.freeze
-)  # else the interpreter goes through all of torch again before it ends: over a second
+# without it the interpreter goes through all of torch again before it ends: over a second
+atexit.register(gc.freeze)

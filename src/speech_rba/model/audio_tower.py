@@ -1,8 +1,9 @@
-"""The asr_adapter: a frozen Whisper that hears a batch of clips once and keeps its posteriors, not only its 1-best."""
+"""The audio tower: a frozen Whisper that transcribes a clip once and keeps its posteriors beside its
+1-best."""
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from speech_rba.assets.resolve import CONVERTED, resolve, sha256
 from speech_rba.assets.ctranslate2 import convert_whisper
+from speech_rba.assets.resolve import CONVERTED, resolve, sha256
+from speech_rba.compute.device import device
 from speech_rba.errors import UserError
 from speech_rba.model.generation import BufferedLayer, worth_leaving
 
@@ -29,15 +32,14 @@ SAMPLES_PER_FRAME = 320  # of the encoder
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the tower made of one clip: T text tokens, without the end token."""
+    """What the tower transcribes of one clip: T text tokens, without the end token. Its tensors are on the
+    CPU."""
 
     token_ids: torch.Tensor  # (T,) its 1-best
     top_ids: torch.Tensor  # (T, K) the likeliest tokens at each position
     top_probs: torch.Tensor  # (T, K) their posteriors, falling
-    hidden: torch.Tensor  # (T, H) the decoder state that each position was read from
-    attribute_features: (
-        torch.Tensor
-    )  # (2 H,) how it sounds: mean and deviation over time of the encoder's first layer
+    hidden: torch.Tensor  # (T, H) the decoder state that gave each position
+    attribute_features: torch.Tensor  # (2 H,) mean and deviation over time of the encoder's first layer
     mean_logprob: float  # of the 1-best, the end token included
 
 
@@ -50,84 +52,116 @@ class AudioTower:
     @functools.cached_property
     def silence(self) -> torch.Tensor:
         """Encoder states (SILENCE_FRAMES, H) of the end of 30 s of silence."""
-        nothing = np.zeros(SAMPLING_RATE, dtype=np.float32)
-        return encode_window(self, [nothing], MAX_SECONDS, torch.float32)[0][0, -SILENCE_FRAMES:].clone()
+        zeros = np.zeros(SAMPLING_RATE, dtype=np.float32)
+        return encode_window(self, [zeros], MAX_SECONDS, torch.float32)[0][0, -SILENCE_FRAMES:].clone()
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a transcript."""
+        end_id = self.model.config.eos_token_id
+        assert isinstance(end_id, int)
+        return end_id
 
     def text(self, token_ids: list[int]) -> str:
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
 
 def load_audio_tower(name: str, asr_adapter: Path | None) -> AudioTower:
-    """The Whisper called `name`, float32, frozen; CTranslate2 weights are converted once.
+    """The Whisper called `name`, float32, frozen, on the device of compute/device.py.
 
     `asr_adapter` is a folder with a PEFT adapter that is merged into it.
     """
-    place = resolve(name)
-    if (place / "model.bin").exists() and not (place / "model.safetensors").exists():
-        out = CONVERTED / sha256(place / "model.bin")[:16]
-        if not (out / "config.json").exists():
-            partial = out.with_name(f"{out.name}.{os.getpid()}")
-            convert_whisper(place, partial)
-            if not out.exists():
-                os.replace(partial, out)
-        place = out
-    model = WhisperForConditionalGeneration.from_pretrained(place, dtype=torch.float32)
+    folder = whisper_folder(name)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     if asr_adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(asr_adapter)).merge_and_unload()
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    return AudioTower(
-        model.eval().requires_grad_(False), tokenizer, WhisperFeatureExtractor.from_pretrained(place)
+        # merged on the CPU, so that the weights are the same on every machine
+        adapted = PeftModel.from_pretrained(model, str(asr_adapter), torch_device="cpu")
+        model = adapted.merge_and_unload()
+    tokenizer, extractor = (
+        AutoTokenizer.from_pretrained(folder),
+        WhisperFeatureExtractor.from_pretrained(folder),
     )
+    return AudioTower(model.eval().requires_grad_(False).to(device()), tokenizer, extractor)
+
+
+def whisper_folder(name: str) -> Path:
+    """The folder of the Whisper called `name` in a form that transformers reads; CTranslate2 weights are
+    converted once."""
+    folder = resolve(name)
+    if not (folder / "model.bin").exists() or (folder / "model.safetensors").exists():
+        return folder
+    out = CONVERTED / sha256(folder / "model.bin")[:16]
+    if not (out / "config.json").exists():
+        partial = out.with_name(f"{out.name}.{os.getpid()}")
+        convert_whisper(folder, partial)
+        if not out.exists():
+            os.replace(partial, out)
+    return out
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How clips are transcribed: `top_k` alternatives a position, at most `max_tokens` of them, and the
+    dtype in which the encoder multiplies."""
+
+    top_k: int
+    max_tokens: int
+    dtype: torch.dtype
 
 
 @torch.inference_mode()
 def transcribe(
     tower: AudioTower, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
 ) -> list[Hypothesis]:
-    """What the tower hears in each clip (float32, 16 kHz mono), in order, by greedy decoding.
+    """The hypothesis of each clip (float32, 16 kHz mono), in order, by greedy decoding.
 
-    Clips of like lengths share a window and are decoded together: what is heard in a clip does not depend on the
-    others. The encoder, three quarters of the work, multiplies in `dtype`.
+    Clips of similar lengths share a window and are decoded together: a hypothesis does not depend on the
+    other clips. The encoder, three quarters of the work, multiplies in `dtype`.
 
     Raises:
         UserError: a clip is empty or longer than 30 s.
     """
-    for clip in clips:
-        if not 0 < len(clip) <= MAX_SECONDS * SAMPLING_RATE:
-            raise UserError(
-                f"a clip has {len(clip) / SAMPLING_RATE:.2f} s; allowed is above 0 and at most {MAX_SECONDS} s"
-            )
+    decoding = Decoding(top_k, max_tokens, dtype)
     windows: dict[float, list[int]] = {}
     for place, clip in enumerate(clips):
+        check_length(clip)
         windows.setdefault(window_s(len(clip) / SAMPLING_RATE), []).append(place)
-    found: dict[int, Hypothesis] = {}
+    by_place: dict[int, Hypothesis] = {}
     for places in windows.values():
-        hypotheses = _transcribe_window(tower, [clips[i] for i in places], top_k, max_tokens, dtype)
-        found |= dict(zip(places, hypotheses, strict=True))
-    return [found[place] for place in range(len(clips))]
+        hypotheses = _transcribe_window(tower, [clips[i] for i in places], decoding)
+        by_place |= dict(zip(places, hypotheses, strict=True))
+    return [by_place[place] for place in range(len(clips))]
 
 
-def _transcribe_window(
-    tower: AudioTower, clips: list[np.ndarray], top_k: int, max_tokens: int, dtype: torch.dtype
-) -> list[Hypothesis]:
-    """What the tower hears in each of these clips, which share a window."""
-    states, attribute_features = encode(tower, clips, dtype)
-    start = start_ids(tower.tokenizer)
+def check_length(clip: np.ndarray) -> None:
+    """Raises UserError for a clip that is empty or longer than 30 s."""
+    if not 0 < len(clip) <= MAX_SECONDS * SAMPLING_RATE:
+        raise UserError(
+            f"a clip has {len(clip) / SAMPLING_RATE:.2f} s; allowed is above 0 and at most {MAX_SECONDS} s"
+        )
+
+
+def _transcribe_window(tower: AudioTower, clips: list[np.ndarray], decoding: Decoding) -> list[Hypothesis]:
+    """The hypotheses of clips that share a window."""
+    states, attribute_features = encode(tower, clips, decoding.dtype)
     cache = EncoderDecoderCache(*(Cache(layer_class_to_replicate=BufferedLayer) for _ in range(2)))
-    found = _Positions(len(clips))
-    ids, rows = torch.tensor([start] * len(clips)), torch.arange(len(clips))
-    alive = torch.ones(len(clips), dtype=torch.bool)
-    for step in range(max_tokens):
+    transcripts = [_Transcript() for _ in clips]
+    ids = torch.tensor([start_ids(tower.tokenizer)] * len(clips), device=states.device)
+    rows = torch.arange(len(clips), device=states.device)
+    alive = torch.ones(len(clips), dtype=torch.bool, device=states.device)
+    for step in range(decoding.max_tokens):
         out = tower.model.model.decoder(
             input_ids=ids, encoder_hidden_states=states, past_key_values=cache, use_cache=True
         )
         hidden = out.last_hidden_state[alive, -1]
         logits = suppress(tower, tower.model.proj_out(hidden), first=step == 0)
         ids = ids[:, -1:].clone()
-        ids[alive, 0] = found.add(rows[alive], hidden, logits, top_k, tower.model.config.eos_token_id)
-        alive &= ids[:, 0] != tower.model.config.eos_token_id
+        ids[alive, 0] = _add_step(
+            transcripts, rows[alive].tolist(), hidden, logits, decoding.top_k, tower.end_id
+        )
+        alive &= ids[:, 0] != tower.end_id
         if not alive.any():
             break
         if worth_leaving(alive):
@@ -135,55 +169,74 @@ def _transcribe_window(
             cache.self_attention_cache.batch_select_indices(keep)
             cache.cross_attention_cache.batch_select_indices(keep)
             ids, rows, states, alive = ids[keep], rows[keep], states[keep], alive[keep]
-    return found.to_hypotheses(attribute_features)
+    empty = _empty_fields(decoding.top_k, tower.model.config.d_model)
+    return [t.to_hypothesis(f, empty) for t, f in zip(transcripts, attribute_features.cpu(), strict=True)]
 
 
-class _Positions:
-    """Collects, row by row, what each decoding step found."""
+@dataclass
+class _Transcript:
+    """One clip's positions, as (token id, top ids, top probs, hidden state), and the log-probability of
+    each step."""
 
-    def __init__(self, num_rows: int):
-        self.steps = [[] for _ in range(num_rows)]
-        self.logprobs = [[] for _ in range(num_rows)]
+    positions: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
-    def add(self, rows, hidden, logits, top_k, end_id) -> torch.Tensor:
-        logprobs = logits.log_softmax(-1)
-        best, ids = logprobs.max(-1)
-        # the end token is no alternative for a word
-        probs, top = logprobs.index_fill(-1, torch.tensor([end_id]), -torch.inf).exp().topk(top_k, dim=-1)
-        for i, row in enumerate(rows.tolist()):
-            self.logprobs[row].append(best[i].item())
-            if ids[i] != end_id:
-                self.steps[row].append((ids[i], top[i], probs[i], hidden[i]))
-        self.shapes = (top[0, :], hidden[0, :])
-        return ids
+    def to_hypothesis(self, attribute_features: torch.Tensor, empty: tuple[torch.Tensor, ...]) -> Hypothesis:
+        fields = [torch.stack(column) for column in zip(*self.positions, strict=True)]
+        token_ids, top_ids, top_probs, hidden = fields or empty
+        mean_logprob = float(np.mean(self.logprobs))
+        return Hypothesis(token_ids, top_ids, top_probs, hidden, attribute_features, mean_logprob)
 
-    def to_hypotheses(self, attribute_features: torch.Tensor) -> list[Hypothesis]:
-        top, hidden = self.shapes
-        nothing = (
-            torch.empty(0, dtype=torch.long),
-            top.new_empty(0, len(top)),
-            hidden.new_empty(0, len(top)),
-            hidden.new_empty(0, len(hidden)),
-        )
-        fields = [
-            [torch.stack(f) for f in zip(*steps, strict=True)] if steps else nothing for steps in self.steps
-        ]
-        rows = zip(fields, attribute_features, self.logprobs, strict=True)
-        return [Hypothesis(*f, a, mean_logprob=float(np.mean(p))) for f, a, p in rows]
+
+def _empty_fields(top_k: int, width: int) -> tuple[torch.Tensor, ...]:
+    """The fields of a hypothesis without a position."""
+    ids = torch.empty(0, dtype=torch.long)
+    return ids, ids.new_empty(0, top_k), torch.empty(0, top_k), torch.empty(0, width)
+
+
+def _add_step(
+    transcripts: list[_Transcript],
+    rows: list[int],
+    hidden: torch.Tensor,
+    logits: torch.Tensor,
+    top_k: int,
+    end_id: int,
+) -> torch.Tensor:
+    """The likeliest token (N,) of each of N `rows`, which its transcript now holds, with its alternatives."""
+    logprobs = logits.log_softmax(-1)
+    best_logprobs, ids = logprobs.max(-1)
+    # the end token is no alternative for a word
+    probs, top_ids = _without(logprobs, [end_id]).exp().topk(top_k, dim=-1)
+    columns = [x.cpu() for x in (ids, top_ids, probs, hidden)]
+    steps = zip(rows, best_logprobs.tolist(), ids.tolist(), zip(*columns, strict=True), strict=True)
+    for row, logprob, token_id, position in steps:
+        transcripts[row].logprobs.append(logprob)
+        if token_id != end_id:
+            transcripts[row].positions.append(position)
+    return ids
+
+
+def _without(logits: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
+    """`logits` (N, V) in which these tokens have no probability."""
+    banned = torch.tensor(token_ids, dtype=torch.long, device=logits.device)
+    return logits.index_fill(-1, banned, -torch.inf)
 
 
 def encode(
     tower: AudioTower, clips: list[np.ndarray], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder states (B, frames, H) of a window just longer than the clips, and of silence after it; attribute_features.
+    """Encoder states (B, frames, H) of a window just longer than the clips and of silence after it, and the
+    attribute features (B, 2 H).
 
-    Whisper pads every clip to 30 s. Cut windows alone cost a tenth but never end: the decoder waits for the
-    silence (word error rate 0.92 on clean questions). With its states appended it is 0.003, that of 30 s windows.
+    Whisper pads every clip to 30 s. A cut window alone costs a tenth, but its decoding does not end: the
+    decoder waits for silence (word error rate 0.92 on clean questions). With the states of silence appended
+    it is 0.003, as with 30 s windows.
     """
-    states, first = encode_window(tower, clips, window_s(max(len(c) for c in clips) / SAMPLING_RATE), dtype)
+    seconds = window_s(max(len(c) for c in clips) / SAMPLING_RATE)
+    states, first_layer = encode_window(tower, clips, seconds, dtype)
     frames = [
-        states_of[: max(2, len(clip) // SAMPLES_PER_FRAME)]
-        for states_of, clip in zip(first, clips, strict=True)
+        layer_states[: max(2, len(clip) // SAMPLES_PER_FRAME)]
+        for layer_states, clip in zip(first_layer, clips, strict=True)
     ]
     attribute_features = torch.stack([torch.cat([f.mean(0), f.std(0)]) for f in frames])
     return torch.cat([states, tower.silence.expand(len(clips), -1, -1)], dim=1), attribute_features
@@ -193,14 +246,14 @@ def encode_window(
     tower: AudioTower, clips: list[np.ndarray], seconds: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `encode_features`, float32, of clips padded to `seconds`, with Whisper's position table cut."""
-    features = mel_features(tower, clips, seconds)
+    features = mel_features(tower, clips, seconds).to(tower.model.device)
     with torch.autocast(features.device.type, dtype, enabled=dtype != torch.float32):
-        states, first = encode_features(tower.model.model.encoder, features)
-    return states.float(), first.float()
+        states, first_layer = encode_features(tower.model.model.encoder, features)
+    return states.float(), first_layer.float()
 
 
 def mel_features(tower: AudioTower, clips: list[np.ndarray], seconds: float) -> torch.Tensor:
-    """Whisper's log-mel features (B, mel bands, 100 a second) of clips padded to `seconds`."""
+    """Whisper's log-mel features (B, mel bands, 100 a second) of clips padded to `seconds`, on the CPU."""
     return tower.feature_extractor(
         clips,
         sampling_rate=SAMPLING_RATE,
@@ -211,10 +264,12 @@ def mel_features(tower: AudioTower, clips: list[np.ndarray], seconds: float) -> 
     ).input_features
 
 
-def encode_features(encoder: torch.nn.Module, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The states (B, 50 a second, H) of the encoder's last layer and of its first, for log-mel features of any length.
+def encode_features(encoder: WhisperEncoder, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states (B, 50 a second, H) of the encoder's last layer and of its first, for log-mel features of
+    any length.
 
-    The first still knows who speaks, how and where; the last was taught to transcribe a word alike from everyone.
+    The first layer's states still depend on voice, room and line. The last layer's are trained to give the
+    same words for all of them.
     """
     x = torch.nn.functional.gelu(encoder.conv1(features))
     x = torch.nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)
@@ -226,7 +281,8 @@ def encode_features(encoder: torch.nn.Module, features: torch.Tensor) -> tuple[t
 
 
 def window_s(clip_s: float) -> float:
-    """Seconds of the window in which a clip of `clip_s` is hypotheses: whole seconds with at least one of silence."""
+    """Seconds of the window in which a clip of `clip_s` is transcribed: whole seconds with at least one of
+    silence."""
     return min(MAX_SECONDS, int(clip_s) + 2)
 
 
@@ -234,16 +290,14 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that ask for an English transcript without time stamps."""
     # an English-only Whisper knows the language tokens too, but was trained without them
     english_only = tokenizer.convert_tokens_to_ids("<|endoftext|>") == 50256
-    names = (
-        ["<|startoftranscript|>"]
-        + ([] if english_only else ["<|en|>", "<|transcribe|>"])
-        + ["<|notimestamps|>"]
-    )
-    return tokenizer.convert_tokens_to_ids(names)
+    language = [] if english_only else ["<|en|>", "<|transcribe|>"]
+    ids = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", *language, "<|notimestamps|>"])
+    assert isinstance(ids, list)
+    return ids
 
 
 def suppress(tower: AudioTower, logits: torch.Tensor, first: bool) -> torch.Tensor:
     """`logits` without the tokens that are no speech, and at the `first` position without the end."""
     config = tower.model.generation_config
     banned = list(config.suppress_tokens or []) + (list(config.begin_suppress_tokens or []) if first else [])
-    return logits.index_fill(-1, torch.tensor(banned, dtype=torch.long), -torch.inf)
+    return _without(logits, banned)

@@ -1,8 +1,8 @@
 """The vocabulary bridge: from the audio tower's token posteriors to weighted tokens of the language model.
 
-The audio tower's vocabulary is byte-level BPE. Where the language model's is too, most tokens of one are, byte for
-byte, a token of the other; in one of SentencePiece most are by their text. The rest are cut as the language model's
-tokenizer cuts their text.
+The audio tower's vocabulary is byte-level BPE. Where the language model's is too, most tokens of one are,
+byte for byte, a token of the other; in one of SentencePiece most are by their text. The rest are cut as the
+language model's tokenizer cuts their text.
 """
 
 import functools
@@ -21,9 +21,10 @@ BYTES = {char: byte for byte, char in bytes_to_unicode().items()}  # as byte-lev
 
 @dataclass(frozen=True)
 class SoftTokens:
-    """A prompt of T positions, each a mixture of K tokens of the language model, and how the whole sounds.
+    """A prompt of T positions, each a mixture of K tokens of the language model, and its attribute features.
 
     The embedding of a position is the weighted mean of its tokens' embeddings plus the projected `hidden`.
+    The tensors are on the CPU: `prompt_embeds` moves them to the model.
     """
 
     ids: torch.Tensor  # (T, K)
@@ -36,7 +37,8 @@ class SoftTokens:
 
     @property
     def asr_uncertainty(self) -> float:
-        """How many of the positions are expected to be misheard: 0 for text, and where nothing was heard."""
+        """The expected number of wrong tokens, by the posteriors: 0 for text and for a prompt without
+        positions."""
         return (1 - self.weights.max(1).values).sum().item() if len(self) else 0.0
 
 
@@ -49,8 +51,9 @@ class Bridge:
         self.pieces = functools.cache(self._pieces)
 
     def _pieces(self, token: int, first: bool) -> list[int]:
-        """The language model's ids for one token of the audio tower; the `first` one of a text loses its space."""
-        piece, text = self.audio.convert_ids_to_tokens(token), self.audio.decode([token])
+        """The language model's ids for one token of the audio tower; the `first` one of a text loses its
+        space."""
+        piece, text = str(self.audio.convert_ids_to_tokens(token)), str(self.audio.decode([token]))
         if first:
             piece, text = piece.removeprefix(SPACE), text.removeprefix(" ")
         if not piece or piece.startswith("<|"):
@@ -66,7 +69,7 @@ class Bridge:
         return self.language(text, add_special_tokens=False).input_ids
 
     def cross(self, hypothesis: Hypothesis, top_k: int, temperature: float) -> SoftTokens:
-        """Soft tokens for what was heard.
+        """Soft tokens of a hypothesis.
 
         A 1-best token that is one token of the language model becomes the mixture of those of its `top_k`
         alternatives that are one token too; one that is several becomes those, unmixed.
@@ -99,19 +102,18 @@ def _stack(
     attribute_features: torch.Tensor,
     top_k: int,
 ) -> SoftTokens:
-    pad = [top_k - len(row) for row in ids]
+    padded_ids = [row + [0] * (top_k - len(row)) for row in ids]
+    padded_weights = [row + [0.0] * (top_k - len(row)) for row in weights]
     return SoftTokens(
-        torch.tensor([row + [0] * n for row, n in zip(ids, pad, strict=True)], dtype=torch.long).reshape(
-            -1, top_k
-        ),
-        torch.tensor([row + [0.0] * n for row, n in zip(weights, pad, strict=True)]).reshape(-1, top_k),
+        torch.tensor(padded_ids, dtype=torch.long).reshape(-1, top_k),
+        torch.tensor(padded_weights).reshape(-1, top_k),
         hidden.float(),
         attribute_features,
     )
 
 
 def one_hot_tokens(ids: list[int], hidden_size: int) -> SoftTokens:
-    """Plain text as soft tokens: each position is one token, and nothing was heard."""
+    """Plain text as soft tokens: each position is one token, without decoder states or attribute features."""
     return SoftTokens(
         torch.tensor(ids, dtype=torch.long)[:, None],
         torch.ones(len(ids), 1),

@@ -1,7 +1,7 @@
-"""What stands around a query in every prompt: the model's chat template, or translations that show what is wanted.
+"""The tokens around a query in every prompt: the model's chat template, or example translations.
 
-A base model follows no instructions, but it goes on with a list. Queries and translations stand on lines of their own,
-so that neither begins with a space, and the end of its line is the end of a translation.
+A base model follows no instructions, but it continues a list. Each query and each translation has a line to
+itself, so that neither begins with a space and a translation ends with its line.
 """
 
 from transformers import PreTrainedTokenizerBase
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 MARK = "\u241e"  # stands for the query while the chat template is cut in two
 
 # Written for this project.
-SHOWN = {
+EXAMPLES = {
     "Spanish": {
         "Where is the train station?": "¿Dónde está la estación de tren?",
         "My brother has lived in Madrid for ten years.": "Mi hermano vive en Madrid desde hace diez años.",
@@ -21,7 +21,9 @@ SHOWN = {
     "German": {
         "Where is the train station?": "Wo ist der Bahnhof?",
         "My brother has lived in Madrid for ten years.": "Mein Bruder wohnt seit zehn Jahren in Madrid.",
-        "Don't forget to close the window before you go.": "Vergiss nicht, das Fenster zu schließen, bevor du gehst.",
+        "Don't forget to close the window before you go.": (
+            "Vergiss nicht, das Fenster zu schließen, bevor du gehst."
+        ),
         "I would like a glass of water, please.": "Ich hätte gern ein Glas Wasser.",
         "She said that the film was too long.": "Sie sagte, dass der Film zu lang war.",
         "It will probably rain tomorrow.": "Morgen wird es wahrscheinlich regnen.",
@@ -34,25 +36,25 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> tuple[
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages = [*system, {"role": "user", "content": MARK}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, after = rendered.split(MARK)
-    return tuple(tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
+    before, after = str(rendered).split(MARK)
+    prefix_ids = tokenizer(before, add_special_tokens=False).input_ids
+    return prefix_ids, tokenizer(after, add_special_tokens=False).input_ids
 
 
 def translation_frame(
     tokenizer: PreTrainedTokenizerBase, language: str, back: bool = False
 ) -> tuple[list[int], list[int]]:
-    """The token ids before and after a sentence to translate into `language`, a key of `SHOWN`, or back to English."""
+    """The token ids before and after a sentence to translate into `language`, a key of `EXAMPLES`, or back to
+    English."""
     source, target = ("English", language)[:: -1 if back else 1]
-    pairs = [pair[:: -1 if back else 1] for pair in SHOWN[language].items()]
-    shown = "".join(f"{source}:\n{said}\n{target}:\n{translated}\n" for said, translated in pairs)
-    before = tokenizer(
-        f"{shown}{source}:\n"
-    ).input_ids  # with the token that opens a text, if the model knows one
-    return before, tokenizer(f"\n{target}:\n", add_special_tokens=False).input_ids
+    pairs = [pair[:: -1 if back else 1] for pair in EXAMPLES[language].items()]
+    examples = "".join(f"{source}:\n{text}\n{target}:\n{translated}\n" for text, translated in pairs)
+    # with the token that opens a text, if the model knows one
+    prefix_ids = tokenizer(f"{examples}{source}:\n").input_ids
+    return prefix_ids, tokenizer(f"\n{target}:\n", add_special_tokens=False).input_ids
 
 
 def end_with_the_line(tokenizer: PreTrainedTokenizerBase) -> None:
-    """From here on the end of a line is the tokenizer's EOS."""
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(
-        tokenizer("\n", add_special_tokens=False).input_ids[-1]
-    )
+    """Makes the end of a line the tokenizer's EOS."""
+    line_end = tokenizer("\n", add_special_tokens=False).input_ids[-1]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(line_end)

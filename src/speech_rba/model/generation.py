@@ -1,6 +1,9 @@
-"""Batched sampling from prompt embeddings: prompt prefixes are computed once, finished rows leave the batch."""
+"""Batched sampling from prompt embeddings: a shared prefix is computed once, finished rows leave the
+batch."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from transformers import AttentionInterface, Cache, PreTrainedModel
@@ -8,37 +11,42 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-GROUPED = "grouped_short"  # the attention below, by the name that `set_attn_implementation` takes
+from speech_rba.compute.device import GROUPED_ATTENTION
+
 SHORT = 128  # new tokens a row; above, the table of scores is too large to keep
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Attention of a few new tokens a row, each key read once for all query heads that share it; sdpa for more.
+    """Attention of at most `SHORT` new tokens a row, each key read once for all query heads that share it;
+    else sdpa.
 
-    On a CPU in bfloat16 sdpa takes 3 ms a layer for one token of 128 rows, this 0.7 ms; and longer still backward.
+    On a CPU in bfloat16 sdpa takes 3 ms a layer for one token of 128 rows, this 0.7 ms. The gap is wider
+    backward.
     """
     batch, heads, length, width = query.shape
     if length > SHORT or (attention_mask is None and length > 1):  # None stands for causal
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    shared = key.shape[1]
-    grouped = query.reshape(batch, shared, heads // shared * length, width)
-    scores = (grouped @ key.transpose(2, 3) * scaling).view(batch, shared, heads // shared, length, -1)
+    key_heads = key.shape[1]
+    grouped = query.reshape(batch, key_heads, heads // key_heads * length, width)
+    scores = (grouped @ key.transpose(2, 3) * scaling).view(batch, key_heads, heads // key_heads, length, -1)
     if attention_mask is not None:
-        scores = scores.masked_fill(
-            ~attention_mask[:, None], torch.finfo(scores.dtype).min
-        )  # padding sees nothing
-    found = scores.softmax(-1).flatten(2, 3) @ value
-    return found.view(batch, heads, length, width).transpose(1, 2), None
+        # -inf would make NaN of a padded row, which attends to nothing
+        scores = scores.masked_fill(~attention_mask[:, None], torch.finfo(scores.dtype).min)
+    outputs = scores.softmax(-1).flatten(2, 3) @ value
+    return outputs.view(batch, heads, length, width).transpose(1, 2), None
 
 
-AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, sdpa_mask)
+AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+AttentionMaskInterface.register(GROUPED_ATTENTION, sdpa_mask)
 
 
 class BufferedLayer(DynamicLayer):
-    """A key-value layer that writes into room set aside in steps, where DynamicLayer copies all at each token."""
+    """A key-value layer that writes into room set aside in steps; DynamicLayer copies everything at each
+    token."""
 
     room = 64
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
@@ -69,10 +77,13 @@ def pad_left(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return padded, mask
 
 
-def prefill(model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Tensor], cache: Cache):
-    """Fills `cache` with `prefix` (P, D), computed once, and each prompt (T_i, D) behind it.
+def prefill(
+    model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Tensor], cache: Cache
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last hidden state (B, D) of each prompt and the attention mask (B, P + T).
 
-    Returns the last hidden state (B, D) of each prompt and the attention mask (B, P + T). Gradients flow if enabled.
+    `cache` then holds `prefix` (P, D), computed once, and each prompt (T_i, D) behind it. Gradients flow if
+    enabled.
     """
     prompts_BTD, mask_BT = pad_left(prompts)
     batch = len(prompts)
@@ -94,10 +105,11 @@ def prefill(model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Te
 def sample(
     logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token id (B,) a row of `logits` (B, V), and its log-probability (B,) at `temperature`, before `top_p`.
+    """One token id (B,) a row of `logits` (B, V), and its log-probability (B,) at `temperature`, before
+    `top_p`.
 
-    Temperature 0 takes the likeliest, with certainty. `top_p` draws again where the likelier tokens alone hold more
-    than `top_p`: to sort the vocabulary takes longer.
+    Temperature 0 takes the likeliest token with log-probability 0. `top_p` draws again where the likelier
+    tokens alone hold more than `top_p`, which is faster than sorting the vocabulary.
     """
     if temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
@@ -115,8 +127,13 @@ def sample(
 def _draw(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Index by inverse cumulative sum: exact, and one pass where torch.multinomial takes several."""
     totals = weights.cumsum(-1)
-    point = torch.rand(len(weights), 1, generator=generator).to(totals) * totals[:, -1:]
+    uniform = torch.rand(len(weights), 1, generator=generator, device=generator.device)
+    point = uniform.to(totals) * totals[:, -1:]
     return torch.searchsorted(totals, point, right=True)[:, 0].clamp_max(weights.shape[-1] - 1)
+
+
+Row = list[tuple[int, float]]  # the token ids of one completion and their log-probabilities
+Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # `sample` with its settings
 
 
 @torch.inference_mode()
@@ -138,57 +155,98 @@ def generate(
 ) -> list[list[int]]:
     """Token ids after each prompt (T_i, D), `num_generations` in a row for each, ending with EOS if it came.
 
-    A token that `stop_V` (V,) marks ends its row as EOS does, and so do the model's own end tokens. Prompts of like
-    length share a batch. Every row of the result depends on the seed and on its batch. `logps`, if given, gets the
-    log-probability of each token of each row, in what it was drawn from.
+    A token that `stop_V` (V,) marks ends its row as EOS does, and so do the model's end tokens. Prompts of
+    similar length share a batch. Every row depends on the seed and on its batch. `logps`, if given, gets the
+    log-probability of each token of each row, in the distribution that it was drawn from.
     """
     assert logps is None or top_p == 1, "log-probabilities are of the whole distribution"
-    vocab_size = model.config.get_text_config().vocab_size
-    stop_V = torch.zeros(vocab_size, dtype=torch.bool) if stop_V is None else stop_V.clone()
-    stop_V[[eos_token_id, *ends(model)]] = True
-    generator = torch.Generator().manual_seed(seed)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    results: list[list[tuple[int, float]]] = [[] for _ in range(len(prompts) * num_generations)]
-    step = max(1, batch_size // num_generations)
-    for start in range(0, len(order), step):
-        chosen = order[start : start + step]
-        cache = Cache(layer_class_to_replicate=BufferedLayer)
-        hidden, mask = prefill(model, prefix, [prompts[i] for i in chosen], cache)
-        logits = model.get_output_embeddings()(hidden)
-        if num_generations > 1:
-            cache.batch_repeat_interleave(num_generations)
-            logits, mask = (x.repeat_interleave(num_generations, dim=0) for x in (logits, mask))
-        rows = [i * num_generations + g for i in chosen for g in range(num_generations)]
-        draw = lambda x: sample(x, temperature, top_p, generator)  # noqa: E731
-        _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V.to(logits.device))
-        on_batch(len(chosen))
+    generator = torch.Generator().manual_seed(seed)  # of the CPU, so that every device draws the same numbers
+    draw = functools.partial(sample, temperature=temperature, top_p=top_p, generator=generator)
+    stop_V = _stop_tokens(model, eos_token_id, stop_V)
+    rows: list[Row] = [[] for _ in range(len(prompts) * num_generations)]
+    for places in _batches(prompts, max(1, batch_size // num_generations)):
+        batch = _prefilled(model, prefix, [prompts[i] for i in places], num_generations)
+        batch_rows = [rows[i * num_generations + g] for i in places for g in range(num_generations)]
+        _decode(model, batch, batch_rows, draw, max_new_tokens, stop_V)
+        on_batch(len(places))
     if logps is not None:
-        logps[:] = [[logp for _, logp in row] for row in results]
-    return [[token for token, _ in row] for row in results]
+        logps[:] = [[logp for _, logp in row] for row in rows]
+    return [[token for token, _ in row] for row in rows]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts that the model has read: their key-value cache, the logits (B, V) behind each, and their
+    mask."""
+
+    cache: Cache
+    logits: torch.Tensor
+    mask: torch.Tensor
+
+
+def _stop_tokens(model: PreTrainedModel, eos_token_id: int, stop_V: torch.Tensor | None) -> torch.Tensor:
+    """The tokens that end a row, bool (V,) on the model's device."""
+    if stop_V is None:
+        vocab_size = model.config.get_text_config().vocab_size
+        stops = torch.zeros(vocab_size, dtype=torch.bool, device=model.device)
+    else:
+        stops = stop_V.to(model.device, copy=True)
+    stops[[eos_token_id, *ends(model)]] = True
+    return stops
+
+
+def _batches(prompts: list[torch.Tensor], size: int) -> Iterator[list[int]]:
+    """The places of `prompts` in batches, short prompts first."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _prefilled(
+    model: PreTrainedModel, prefix: torch.Tensor, prompts: list[torch.Tensor], num_generations: int
+) -> _Batch:
+    """The batch of `prompts`, each `num_generations` times in a row and computed once."""
+    cache = Cache(layer_class_to_replicate=BufferedLayer)
+    hidden, mask = prefill(model, prefix, prompts, cache)
+    logits = model.get_output_embeddings()(hidden)
+    if num_generations > 1:
+        cache.batch_repeat_interleave(num_generations)
+        logits, mask = (x.repeat_interleave(num_generations, dim=0) for x in (logits, mask))
+    return _Batch(cache, logits, mask)
 
 
 def ends(model: PreTrainedModel) -> list[int]:
     """The tokens by which `model` itself ends a text."""
-    own = model.generation_config.eos_token_id
-    return own if isinstance(own, list) else [] if own is None else [own]
+    eos = model.generation_config.eos_token_id
+    return eos if isinstance(eos, list) else [] if eos is None else [eos]
 
 
-def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, stop_V):
-    """Appends tokens and their log-probabilities to `results[row]` for each of `rows` until a stop or the limit;
-    finished rows leave the cache."""
+def _decode(
+    model: PreTrainedModel,
+    batch: _Batch,
+    rows: list[Row],
+    draw: Draw,
+    max_new_tokens: int,
+    stop_V: torch.Tensor,
+) -> None:
+    """Each of `rows` gets its tokens and their log-probabilities until a stop or the limit.
+
+    Finished rows leave the cache.
+    """
+    logits, mask = batch.logits, batch.mask
     positions = mask.sum(1, keepdim=True)
     alive = torch.ones(len(rows), dtype=torch.bool, device=mask.device)
     for step in range(max_new_tokens):
         tokens, logps = draw(logits)
         drawn = zip(tokens[alive].tolist(), logps[alive].tolist(), strict=True)
         for place, token in zip(alive.nonzero()[:, 0].tolist(), drawn, strict=True):
-            results[rows[place]].append(token)
+            rows[place].append(token)
         alive &= ~stop_V[tokens]
         if step == max_new_tokens - 1 or not alive.any():
             return
         if worth_leaving(alive):
             keep = alive.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
+            batch.cache.batch_select_indices(keep)
             rows = [rows[i] for i in keep.tolist()]
             tokens, mask, positions, alive = tokens[keep], mask[keep], positions[keep], alive[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -196,12 +254,13 @@ def _decode(model, cache, logits, mask, rows, results, draw, max_new_tokens, sto
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            past_key_values=batch.cache,
             use_cache=True,
         )
         logits, positions = out.logits[:, -1], positions + 1
 
 
 def worth_leaving(alive: torch.Tensor) -> bool:
-    """Whether enough rows have ended to copy the caches of the others: a copy costs about as much as a step."""
+    """Whether enough rows have ended to copy the caches of the others: a copy costs about as much as a
+    step."""
     return int(alive.sum()) <= 0.85 * len(alive)

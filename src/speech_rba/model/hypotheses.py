@@ -1,4 +1,4 @@
-"""What was heard in many clips, in one safetensors file: a clip is heard once and trained on often."""
+"""The hypotheses of many clips in one safetensors file: a clip is transcribed once and trained on often."""
 
 from pathlib import Path
 
@@ -29,25 +29,25 @@ def save_hypotheses(path: Path, hypotheses: list[Hypothesis]) -> None:
 
 
 def load_hypotheses(path: Path, rows: list[int]) -> list[Hypothesis]:
-    """The clips at these places of the file, in this order."""
+    """The hypotheses of the clips at these places of the file, in this order."""
     arrays = load_file(path)
     ends = [0, *arrays["ends"].tolist()]
-    spans = [slice(ends[row], ends[row + 1]) for row in rows]
-    return [
-        Hypothesis(
-            arrays["token_ids"][span].long(),
-            arrays["top_ids"][span].long(),
-            arrays["top_probs"][span],
-            arrays["hidden"][span].float(),
-            arrays["attribute_features"][row],
-            arrays["mean_logprob"][row].item(),
-        )
-        for row, span in zip(rows, spans, strict=True)
-    ]
+    return [_hypothesis(arrays, row, slice(ends[row], ends[row + 1])) for row in rows]
+
+
+def _hypothesis(arrays: dict[str, torch.Tensor], row: int, span: slice) -> Hypothesis:
+    return Hypothesis(
+        arrays["token_ids"][span].long(),
+        arrays["top_ids"][span].long(),
+        arrays["top_probs"][span],
+        arrays["hidden"][span].float(),
+        arrays["attribute_features"][row],
+        arrays["mean_logprob"][row].item(),
+    )
 
 
 def load_prompts(student: SpeechStudent, features: Path, clips: list[Clip]) -> list[SoftTokens]:
-    """The prompts of these clips, from what the features stage heard."""
+    """The prompts of these clips, from the hypotheses of the features stage."""
     place = {f.clip_id: i for i, f in enumerate(read_jsonl(features / "table.jsonl", Feature))}
     hypotheses = load_hypotheses(features / "hypotheses.safetensors", [place[c.id] for c in clips])
     return [student.build_prompt(h) for h in hypotheses]

@@ -10,7 +10,7 @@ ROWS = 128  # of the table over the vocabulary that is held at once: 25 MB of 49
 
 
 def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Completions as one (B, C) and its mask (B, C)."""
+    """Completions as one (B, C) and its mask (B, C), on the CPU."""
     length = max(len(i) for i in ids)
     mask = torch.tensor([[1] * len(i) + [0] * (length - len(i)) for i in ids])
     return torch.tensor([i + [pad] * (length - len(i)) for i in ids]), mask
@@ -19,24 +19,25 @@ def pad_right(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tenso
 class _TokenLogps(torch.autograd.Function):
     """The table over the vocabulary exists a few rows at a time, and the gradient is taken while it does.
 
-    d log p(w) / d hidden = (weight[w] - sum over v of p(v) weight[v]) / temperature. The weight itself is frozen.
+    d log p(w) / d hidden = (weight[w] - sum over v of p(v) weight[v]) / temperature. The weight itself is
+    frozen.
     """
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, ids_N, temperature):
-        found, entropies, gradients = [], [], []
+        id_logps, entropies, gradients = [], [], []
         for hidden, ids in zip(hidden_ND.split(ROWS), ids_N.split(ROWS), strict=True):
             logps = (hidden @ weight_VD.T).float().div_(temperature).log_softmax(-1)
             probs = logps.exp()
-            found.append(logps.gather(1, ids[:, None])[:, 0])
+            id_logps.append(logps.gather(1, ids[:, None])[:, 0])
             entropies.append(-(probs[:, None] @ logps[:, :, None]).view(-1))
             if ctx.needs_input_grad[0]:
                 gradients.append((weight_VD[ids] - probs.to(weight_VD.dtype) @ weight_VD) / temperature)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
-        entropies = torch.cat(entropies)
-        ctx.mark_non_differentiable(entropies)
-        return torch.cat(found), entropies
+        entropies_N = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropies_N)
+        return torch.cat(id_logps), entropies_N
 
     @staticmethod
     def backward(ctx, grad_N, _):
@@ -47,7 +48,8 @@ class _TokenLogps(torch.autograd.Function):
 def token_logps(
     hidden_ND: torch.Tensor, head: nn.Linear, ids_N: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The log-probability (N,) of each of `ids_N` after its hidden state, and the entropy (N,) there; in float32.
+    """The log-probability (N,) of each of `ids_N` after its hidden state, and the entropy (N,) there; in
+    float32.
 
     Gradients reach the hidden states from the log-probabilities alone.
     """
@@ -56,7 +58,8 @@ def token_logps(
 
 
 def divergence(logits_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) in nats of each of N distributions over the vocabulary and its other, (N,), in float32."""
+    """KL(p || q) in nats between the N distributions p of `logits_NV` and q of `other_NV`, (N,), in
+    float32."""
     logp, logq = logits_NV.float().log_softmax(-1), other_NV.float().log_softmax(-1)
     return (logp.exp() * (logp - logq)).sum(-1)
 
@@ -75,15 +78,16 @@ def completion_logps(
 
 
 def _spread(values_N: torch.Tensor, kept_BC: torch.Tensor) -> torch.Tensor:
-    """The values at the places that are kept, row by row; 0 elsewhere."""
+    """The values at the places that `kept_BC` marks, row by row; 0 elsewhere."""
     return torch.zeros_like(kept_BC, dtype=values_N.dtype).masked_scatter(kept_BC, values_N)
 
 
 def sampling_kl(sampler_logps_N: torch.Tensor, policy_logps_N: torch.Tensor) -> float:
-    """KL(sampler || policy) in nats a token, from the log-probabilities of tokens that the sampler drew; 0 or more.
+    """KL(sampler || policy) in nats a token, from the log-probabilities of tokens that the sampler drew; 0 or
+    more.
 
-    The estimator k3 of Schulman (http://joschu.net/blog/kl-approx.html): unbiased, and of less variance than the mean
-    log-ratio.
+    The estimator k3 of Schulman (http://joschu.net/blog/kl-approx.html): unbiased, and of less variance than
+    the mean log-ratio.
     """
     log_ratio = policy_logps_N - sampler_logps_N.to(policy_logps_N)
     return (log_ratio.exp() - 1 - log_ratio).mean().item()
@@ -96,6 +100,23 @@ def sequence_logps(
     """log p of each completion given its prompt, (B,); a prompt that repeats is computed once."""
     unique = list({id(p): p for p in prompts}.values())
     place = {id(p): i for i, p in enumerate(unique)}
-    ids, mask = pad_right(completions, student.tokenizer.eos_token_id)
-    hidden = student(unique, torch.tensor([place[id(p)] for p in prompts]), ids, mask)
+    padded = pad_right(completions, student.tokenizer.eos_token_id)
+    ids, mask = (x.to(student.device) for x in padded)
+    owners = torch.tensor([place[id(p)] for p in prompts], device=student.device)
+    hidden = student(unique, owners, ids, mask)
     return completion_logps(hidden, student.head, ids, mask)[0].sum(1)
+
+
+def mutual_information(
+    student: SpeechStudent, prompts: list[SoftTokens], completions: list[list[int]]
+) -> list[float]:
+    """Pointwise mutual information of each completion and its prompt, in nats a token.
+
+    log p(completion | prompt) - log p(completion | empty prompt): a completion that fits any prompt gains
+    nothing.
+    """
+    empty = student.text_prompts([""])
+    with_prompt = sequence_logps(student, prompts, completions)
+    without = sequence_logps(student, empty * len(completions), completions)
+    lengths = with_prompt.new_tensor([len(ids) for ids in completions])
+    return ((with_prompt - without) / lengths).tolist()

@@ -1,7 +1,8 @@
-"""A speech LLM of transformers as the student: Qwen2-Audio, Voxtral, Audio Flamingo and their like, as they come.
+"""Any speech LLM of transformers as the student, for example Qwen2-Audio, Voxtral or Audio Flamingo,
+unchanged.
 
-Its own processor and model code merge what it hears into the prompt. The embeddings that it would give its language
-model are kept, once for each clip; from there on it is trained and answers as every student.
+Its processor and model code merge the audio into the prompt. The embeddings that it gives its language model
+are kept, once for each clip. With them it is trained and answers as every student.
 """
 
 import re
@@ -15,6 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 
 from speech_rba.assets.resolve import resolve
+from speech_rba.compute.device import device
 from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import SAMPLING_RATE, Hypothesis
 from speech_rba.model.bridge import SoftTokens
@@ -24,23 +26,28 @@ MARK = "\u241e"  # stands for an answer while the chat template is looked at
 
 
 class SpeechLlmConfig(PreTrainedConfig):
-    """`speech_llm` and `audio_tower`, the judge, are asset names (see assets.py)."""
+    """`speech_llm` and `audio_tower`, the judge, are asset names (assets/resolve.py)."""
 
     model_type = "speech_rba_speech_llm"
 
     def __init__(
-        self, speech_llm="", audio_tower="", system_prompt="", max_transcript_tokens=96, max_completion_tokens=32,
+        self,
+        speech_llm="",
+        audio_tower="",
+        system_prompt="",
+        max_transcript_tokens=96,
+        max_completion_tokens=32,
         **kwargs,
-    ):  # fmt: skip
+    ):
         self.speech_llm, self.audio_tower, self.system_prompt = speech_llm, audio_tower, system_prompt
         self.max_transcript_tokens, self.max_completion_tokens = max_transcript_tokens, max_completion_tokens
-        # it names no is_uncertain: an adapter takes part in every answer
+        # it has no ASR uncertainty: an adapter takes part in every answer
         self.soft_top_k, self.min_asr_uncertainty, self.adapter_min_asr_uncertainty = 1, 0.0, 0.0
         super().__init__(**kwargs)
 
 
 class Merged(Exception):
-    """Carries what a model gave its language model, which then has nothing to do."""
+    """Carries the embeddings that a model gives its language model, and stops the model there."""
 
     def __init__(self, embeds: torch.Tensor):
         self.embeds = embeds
@@ -51,41 +58,38 @@ class SpeechLlmStudent(SpeechStudent):
 
     def __init__(self, config: SpeechLlmConfig, dtype: torch.dtype = torch.float32):
         super().__init__(config)
-        place = resolve(config.speech_llm)
-        self.processor = AutoProcessor.from_pretrained(place)
+        folder = resolve(config.speech_llm)
+        self.processor = AutoProcessor.from_pretrained(folder)
         self.tokenizer = self.processor.tokenizer
-        kind = getattr(transformers, AutoConfig.from_pretrained(place).architectures[0])
-        self.language_model = kind.from_pretrained(place, dtype=dtype).eval().requires_grad_(False)
+        architecture = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
+        model = architecture.from_pretrained(folder, dtype=dtype)
+        self.language_model = model.eval().requires_grad_(False).to(device())
         self.generation_config = self.language_model.generation_config
-        self.prefix_ids: list[int] = []
+        self.prefix_ids = []
         if end := turn_end(self.processor):
             self.tokenizer.eos_token = end
 
     @torch.no_grad()
-    def transcribe(self, clips: list[np.ndarray], **_) -> list[Hypothesis]:
-        """The whole prompt around each clip, as the model would get it."""
+    def transcribe(
+        self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
+    ) -> list[Hypothesis]:
+        """The whole prompt around each clip, as the model gets it: token ids without alternatives, and as
+        `hidden` their embeddings (T, D)."""
         with tempfile.TemporaryDirectory() as folder:
-            return [self._transcribed(clip, Path(folder) / "clip.wav") for clip in clips]
+            return [self._encoded(clip, Path(folder) / "clip.wav") for clip in clips]
 
-    def _transcribed(self, clip: np.ndarray, path: Path) -> Hypothesis:
-        soundfile.write(path, clip, SAMPLING_RATE, subtype="FLOAT")  # a file is what every processor takes
+    def _encoded(self, clip: np.ndarray, path: Path) -> Hypothesis:
+        soundfile.write(path, clip, SAMPLING_RATE, subtype="FLOAT")  # every processor takes a file
         inputs = self._prompt({"type": "audio", "path": str(path)})
-        found = self._merged(inputs.to(self.device, self.dtype)).cpu()
+        embeds = self._merged(inputs.to(self.device, self.dtype)).cpu()
         ids = inputs["input_ids"][0].cpu()
-        if found.shape[:1] != ids.shape:
+        if embeds.shape[:1] != ids.shape:
             raise UserError(
-                f"{self.config.speech_llm} gives its language model {len(found)} vectors for {len(ids)} tokens: a "
-                "processor that leaves the room for audio to the model is not supported"
+                f"{self.config.speech_llm} gives its language model {len(embeds)} vectors for {len(ids)} "
+                "tokens: a processor that leaves the room for audio to the model is not supported"
             )
         none = torch.empty(0)
-        return Hypothesis(
-            ids,
-            ids[:, None],
-            torch.ones(len(ids), 1),
-            found.float(),
-            attribute_features=none,
-            mean_logprob=0.0,
-        )
+        return Hypothesis(ids, ids[:, None], torch.ones(len(ids), 1), embeds.float(), none, mean_logprob=0.0)
 
     def _prompt(self, content: dict) -> transformers.BatchFeature:
         before = [{"type": "text", "text": self.config.system_prompt}] if self.config.system_prompt else []
@@ -118,25 +122,25 @@ class SpeechLlmStudent(SpeechStudent):
     @torch.no_grad()
     def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
         table = self.language_model.get_input_embeddings()
-        found = []
+        soft = []
         for prompt in prompts:
             ids = self._prompt({"type": "text", "text": prompt})["input_ids"][0].cpu()
             hidden = table(ids.to(self.device)).float().cpu()
-            found.append(SoftTokens(ids[:, None], torch.ones(len(ids), 1), hidden, torch.empty(0)))
-        return found
+            soft.append(SoftTokens(ids[:, None], torch.ones(len(ids), 1), hidden, torch.empty(0)))
+        return soft
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         return [prompt.hidden.to(self.device, self.dtype) for prompt in prompts]
 
     def lora_targets(self, modules: list[str]) -> str:
-        """Those of its language model, and none of the same name where it hears."""
+        """The layers of its language model, and none of the same name in its audio tower."""
         decoder = self.language_model.get_decoder()
         name = next(name for name, module in self.named_modules() if module is decoder)
         return rf"{re.escape(name)}\.(.*\.)?({'|'.join(map(re.escape, modules))})"
 
 
 def turn_end(processor) -> str | None:
-    """The token that ends the assistant's turn in a chat template; None for a tokenizer that has its own chats."""
+    """The token that ends the assistant's turn in the chat template; None for a processor without one."""
     if not getattr(processor, "chat_template", None):
         return None
     messages = [{"role": role, "content": [{"type": "text", "text": MARK}]} for role in ("user", "assistant")]

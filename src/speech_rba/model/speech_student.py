@@ -1,12 +1,15 @@
-"""What every student can do: answer prompts, and say how likely an answer is. How it hears is for its subclass."""
+"""What every student can do: answer prompts and give the probability of an answer. A subclass says how it
+encodes audio."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from speech_rba.errors import UserError
@@ -21,44 +24,49 @@ FROZEN = "language_model."
 class SpeechStudent(PreTrainedModel):
     """A subclass has `tokenizer`, `language_model` and `prefix_ids`, with which every prompt begins.
 
-    Its config names the frozen parts and `audio_tower`, the Whisper that judges what is heard.
+    Its config names the frozen parts and `audio_tower`, the unadapted Whisper whose transcripts validate
+    clips.
     """
 
     base_model_prefix = "language_model"
+    config_class: type[PreTrainedConfig]
     _supports_sdpa = True
+    tokenizer: PreTrainedTokenizerBase
+    language_model: PreTrainedModel
+    prefix_ids: list[int]
 
     @property
     def transcribes_as_judge(self) -> bool:
-        """Whether its transcripts are those of the Whisper that judges."""
+        """Whether its transcripts are those of the unadapted Whisper, the judge."""
         return False
 
     def get_ready(self) -> None:
-        """Loads now what would be loaded with the first clip."""
+        """Loads what the first clip would load."""
 
     def transcribe(
         self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
     ) -> list[Hypothesis]:
-        """What it hears in each clip (float32, 16 kHz mono), with `top_k` alternatives if it has any."""
+        """The hypothesis of each clip (float32, 16 kHz mono), with `top_k` alternatives if it has any."""
         raise NotImplementedError
 
     def build_prompt(self, hypothesis: Hypothesis) -> SoftTokens:
-        """The prompt that it makes of what it heard."""
+        """The prompt for a hypothesis."""
         raise NotImplementedError
 
     def transcript(self, hypothesis: Hypothesis) -> str | None:
-        """The words of what it heard; None if it writes none down."""
+        """The words of a hypothesis; None of a student without a transcript."""
         raise NotImplementedError
 
     def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
-        """Written prompts in the same form: what the teacher and the cascade get."""
+        """Written prompts in the same form: the input of the teacher and of the cascade."""
         raise NotImplementedError
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
-        """What the language model gets of each prompt, behind the prefix: (T_i, D)."""
+        """The language model's input for each prompt, behind the prefix, on its device: (T_i, D)."""
         raise NotImplementedError
 
     def lora_targets(self, modules: list[str]) -> list[str] | str:
-        """For PEFT: which layers are trained, those of the language model with these names among them."""
+        """For PEFT: the layers to train, among them those of the language model with these names."""
         raise NotImplementedError
 
     def encode_audio(self, clips: list[np.ndarray]) -> tuple[list[SoftTokens], list[str | None]]:
@@ -68,7 +76,7 @@ class SpeechStudent(PreTrainedModel):
         return [self.build_prompt(h) for h in hypotheses], [self.transcript(h) for h in hypotheses]
 
     def is_uncertain(self, prompt: SoftTokens) -> bool:
-        """Whether `prompt` was heard with so much asr_uncertainty that an adapter learns from it."""
+        """Whether the ASR uncertainty of `prompt` is high enough that an adapter learns from it."""
         return prompt.asr_uncertainty >= self.config.min_asr_uncertainty
 
     def uses_attributes(self, prompt: SoftTokens) -> bool:
@@ -76,11 +84,14 @@ class SpeechStudent(PreTrainedModel):
         return False
 
     def forward(
-        self, prompts: list[SoftTokens], owners_B: torch.Tensor, completion_ids_BC: torch.Tensor,
+        self,
+        prompts: list[SoftTokens],
+        owners_B: torch.Tensor,
+        completion_ids_BC: torch.Tensor,
         completion_mask_BC: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
-        """What `head` turns into logits: the last hidden state (N, D) before each of the N completion tokens that the
-        mask keeps, row by row, given `prompts[owners_B[b]]`.
+    ) -> torch.Tensor:
+        """The last hidden state (N, D) before each of the N completion tokens that the mask keeps, row by
+        row, given `prompts[owners_B[b]]`; `head` turns it into logits.
 
         The prefix is computed once for all and a prompt once for all its completions.
         """
@@ -113,28 +124,28 @@ class SpeechStudent(PreTrainedModel):
         eos = self.tokenizer.eos_token_id
         return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
 
-    def save_pretrained(self, folder: Path, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Writes the config and what is not frozen; the frozen parts are named in the config, not copied."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         weights = {
             name: w.contiguous() for name, w in self.state_dict().items() if not name.startswith(FROZEN)
         }
-        save_file(weights, Path(folder) / "model.safetensors")
+        save_file(weights, folder / "model.safetensors")
 
     @classmethod
-    def from_pretrained(
-        cls, folder: Path, *args, dtype: torch.dtype = torch.float32, **kwargs
+    def from_pretrained(  # type: ignore[override]  # a student is always a folder, never a hub id
+        cls, folder: str | os.PathLike, *args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any
     ) -> "SpeechStudent":
-        """The student saved in `folder`, its language model in `dtype`.
+        """The student saved in `folder`, its language model in `dtype`, on the device of compute/device.py.
 
         Raises:
             UserError: a weight is missing or of another student.
         """
         student = cls(cls.config_class.from_pretrained(folder), dtype)
-        missing, unknown = student.load_state_dict(
-            load_file(Path(folder) / "model.safetensors"), strict=False
-        )
+        state = load_file(Path(folder) / "model.safetensors")
+        missing, unknown = student.load_state_dict(state, strict=False)
         if wrong := [*(name for name in missing if not name.startswith(FROZEN)), *unknown]:
             raise UserError(f"{folder} was saved by another version: {', '.join(wrong)}; run its stage again")
         return student.eval()

@@ -1,16 +1,19 @@
-"""The student of the default: Whisper hears, and a language model gets its words as soft tokens."""
+"""The default student: Whisper transcribes, and a language model gets the hypothesis as soft tokens."""
 
 import functools
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from speech_rba.compute.device import device
 from speech_rba.config import Assets, Base
 from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import AudioTower, Hypothesis, load_audio_tower, transcribe
@@ -25,7 +28,8 @@ PROJECTOR = "multi_modal_projector"
 
 
 class StudentConfig(PreTrainedConfig):
-    """`language_model` and `audio_tower` are asset names (see assets.py); with a `target_language` it translates."""
+    """`language_model` and `audio_tower` are asset names (assets/resolve.py); with a `target_language` the
+    student translates."""
 
     model_type = "speech_rba"
 
@@ -43,33 +47,34 @@ class StudentConfig(PreTrainedConfig):
         max_transcript_tokens=96,
         max_completion_tokens=32,
         **kwargs,
-    ):  # fmt: skip
+    ):
         self.language_model, self.audio_tower, self.audio_width = language_model, audio_tower, audio_width
         self.system_prompt, self.target_language = system_prompt, target_language
         self.soft_top_k, self.soft_temperature = soft_top_k, soft_temperature
-        self.min_asr_uncertainty, self.adapter_min_asr_uncertainty = (
-            min_asr_uncertainty,
-            adapter_min_asr_uncertainty,
-        )
+        self.min_asr_uncertainty = min_asr_uncertainty
+        self.adapter_min_asr_uncertainty = adapter_min_asr_uncertainty
         self.max_transcript_tokens, self.max_completion_tokens = max_transcript_tokens, max_completion_tokens
         super().__init__(**kwargs)
 
 
 class AttributeHead(nn.Module):
-    """How a clip sounds, as an offset (S, D) to each of the S embeddings between query and answer.
+    """An offset (S, D) to the S embeddings between query and answer, from the clip's attributes.
 
-    The offset is the part of the one name that the query's words ask about, and exactly zero where they ask about none
-    or nothing was trained: other answers stay as they are, and nothing else of a voice reaches the language model.
+    The offset depends on the one attribute that the query asks about. It is exactly zero for a query about
+    none and before training: other answers do not change, and no other attribute reaches the language model.
     """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(self, audio_width: int, num_positions: int, hidden_size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(2 * audio_width))
         self.register_buffer("deviation", torch.ones(2 * audio_width))
-        self.attributes = nn.Linear(
-            2 * audio_width, len(ATTRIBUTES)
-        )  # from the sound: one value of the name, or the other
-        self.question = nn.Linear(hidden_size, len(ATTRIBUTES))  # from the words: about this name, or not
+        # log-odds of one value of an attribute against the other, from the attribute features
+        self.attributes = nn.Linear(2 * audio_width, len(ATTRIBUTES))
+        # log-odds that the query asks about an attribute, from its words
+        self.question = nn.Linear(hidden_size, len(ATTRIBUTES))
         self.offset = nn.Linear(2 * len(ATTRIBUTES), num_positions * hidden_size, bias=False)
         for layer in (self.attributes, self.question, self.offset):
             for weights in layer.parameters():
@@ -77,47 +82,52 @@ class AttributeHead(nn.Module):
         self.num_positions = num_positions
 
     def asks(self, words: torch.Tensor) -> torch.Tensor:
-        """1 for the name that a query's word embeddings (T, D), of unit size, ask about and 0 for the others, (5,)."""
+        """1 for the attribute that a query asks about and 0 for the others, (5,), from its word embeddings
+        (T, D) of unit size."""
         logits = self.question(words.sum(0))
         return nn.functional.one_hot(logits.argmax(), len(ATTRIBUTES)) * (logits.max() > 0)
 
     def forward(self, attribute_features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        attributes, asks = (
-            self.attributes((attribute_features - self.mean) / self.deviation).tanh(),
-            self.asks(words),
-        )
+        attributes = self.attributes((attribute_features - self.mean) / self.deviation).tanh()
+        asks = self.asks(words)
         return self.offset(torch.cat([asks, asks * attributes])).view(self.num_positions, -1)
 
 
 class Student(SpeechStudent):
     config_class = StudentConfig
+    asr_adapter: Path | None  # the folder of the audio tower's adapter, if it has one
 
     def __init__(self, config: StudentConfig, dtype: torch.dtype = torch.float32):
         super().__init__(config)
         self.tokenizer = load_tokenizer(config.language_model)
         self.language_model = load_language_model(config.language_model, dtype)
-        self.multi_modal_projector = nn.Linear(
-            config.audio_width, self.language_model.config.hidden_size, bias=False
-        )
+        hidden_size = self.language_model.config.hidden_size
+        self.multi_modal_projector = nn.Linear(config.audio_width, hidden_size, bias=False)
         nn.init.zeros_(self.multi_modal_projector.weight)
-        table = self.language_model.get_input_embeddings()
-        scale = float(getattr(table, "embed_scale", 1.0))  # Gemma's are larger than what stands in its table
-        self.embedding_rms = table.weight.float().pow(2).mean().sqrt().item() * scale
+        scale = float(getattr(self.embedding, "embed_scale", 1.0))  # Gemma multiplies what its table holds
+        self.embedding_rms = self.embedding.weight.float().pow(2).mean().sqrt().item() * scale
         if config.target_language:
             end_with_the_line(self.tokenizer)
             self.prefix_ids, self.suffix_ids = translation_frame(self.tokenizer, config.target_language)
         else:
             self.prefix_ids, self.suffix_ids = chat_frame(self.tokenizer, config.system_prompt)
         config.bos_token_id, config.eos_token_id = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        self.attribute_head = AttributeHead(
-            config.audio_width, len(self.suffix_ids), self.language_model.config.hidden_size
-        )
+        self.attribute_head = AttributeHead(config.audio_width, len(self.suffix_ids), hidden_size)
         self.generation_config = self.language_model.generation_config
-        self.asr_adapter: Path | None = None  # the adapter of the audio tower, if one was trained
+        self.asr_adapter = None
+        for module in (self.multi_modal_projector, self.attribute_head):
+            module.to(device())
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embeddings of the language model."""
+        table = self.language_model.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
+        return table
 
     @functools.cached_property
     def audio_tower(self) -> AudioTower:
-        """Loaded when first used: training and evaluation read what was heard from a file."""
+        """Loaded when first used: training and evaluation read hypotheses from a file."""
         return load_audio_tower(self.config.audio_tower, self.asr_adapter)
 
     @functools.cached_property
@@ -131,84 +141,82 @@ class Student(SpeechStudent):
     def get_ready(self) -> None:
         _ = self.audio_tower
 
-    def transcribe(self, clips: list[np.ndarray], **settings) -> list[Hypothesis]:
-        return transcribe(self.audio_tower, clips, **settings)
+    def transcribe(
+        self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
+    ) -> list[Hypothesis]:
+        return transcribe(self.audio_tower, clips, top_k=top_k, max_tokens=max_tokens, dtype=dtype)
 
     def transcript(self, hypothesis: Hypothesis) -> str | None:
         return self.audio_tower.text(hypothesis.token_ids.tolist())
 
     def build_prompt(self, hypothesis: Hypothesis) -> SoftTokens:
-        """Soft tokens of what was heard in asr_uncertainty; what was not is read like a written prompt."""
+        """Soft tokens of an uncertain hypothesis; a certain one becomes what its transcript is as a
+        written prompt."""
         soft = self.bridge.cross(hypothesis, self.config.soft_top_k, self.config.soft_temperature)
         if self.is_uncertain(soft):
             return soft
-        return replace(
-            self.text_prompts([self.transcript(hypothesis)])[0],
-            attribute_features=hypothesis.attribute_features,
-        )
+        [written] = self.text_prompts([self.audio_tower.text(hypothesis.token_ids.tolist())])
+        return replace(written, attribute_features=hypothesis.attribute_features)
 
     def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
-        """Written prompts in the same form: what the teacher and the cascade get."""
+        """Written prompts in the same form: the input of the teacher and of the cascade."""
         ids = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
         return [one_hot_tokens(i, self.config.audio_width) for i in ids]
 
     def uses_attributes(self, prompt: SoftTokens) -> bool:
-        """Whether the words of `prompt` ask how it sounds, and so its sound changes the answer."""
+        """Whether the words of `prompt` ask about an attribute, so that its features change the answer."""
         return len(prompt.attribute_features) > 0 and bool(self.attribute_head.asks(self.words(prompt)).any())
 
     def words(self, prompt: SoftTokens) -> torch.Tensor:
-        """(T, D): the embedding of each position's likeliest token, of unit size."""
-        table = self.language_model.get_input_embeddings()
-        return table(prompt.ids[:, 0].to(table.weight.device)).float() / self.embedding_rms
+        """The embedding of each position's likeliest token, of unit size, (T, D)."""
+        best_ids = prompt.ids[:, 0].to(self.embedding.weight.device)
+        return self.embedding(best_ids).float() / self.embedding_rms
 
     def prompt_embeds(self, prompts: list[SoftTokens]) -> list[torch.Tensor]:
         """(T + suffix, D) for each prompt; the chat template's prefix is not in it."""
-        embedding = self.language_model.get_input_embeddings()
-        table = embedding.weight
         suffix = embed(self.language_model, self.suffix_ids)
-        embeds = []
-        for p in prompts:
-            mixed = (embedding(p.ids.to(table.device)) * p.weights.to(table.device)[..., None]).sum(1)
-            # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
-            hidden = (
-                nn.functional.layer_norm(p.hidden.to(table.device), p.hidden.shape[1:]) * self.embedding_rms
-            )
-            end = suffix
-            if len(p.attribute_features):
-                sound = self.attribute_head(p.attribute_features.to(table.device), self.words(p))
-                end = suffix + sound * self.embedding_rms
-            embeds.append(torch.cat([mixed + self.multi_modal_projector(hidden), end]).to(table.dtype))
-        return embeds
+        return [self._prompt_embeds(prompt, suffix) for prompt in prompts]
+
+    def _prompt_embeds(self, prompt: SoftTokens, suffix: torch.Tensor) -> torch.Tensor:
+        place, dtype = self.embedding.weight.device, self.embedding.weight.dtype
+        mixed = (self.embedding(prompt.ids.to(place)) * prompt.weights.to(place)[..., None]).sum(1)
+        # at the scale of an embedding: raw decoder states gave the projector gradients 100 times the others'
+        normed = nn.functional.layer_norm(prompt.hidden.to(place), prompt.hidden.shape[1:])
+        projected = self.multi_modal_projector(normed * self.embedding_rms)
+        if len(prompt.attribute_features):
+            offset = self.attribute_head(prompt.attribute_features.to(place), self.words(prompt))
+            suffix = suffix + offset * self.embedding_rms
+        return torch.cat([mixed + projected, suffix]).to(dtype)
 
     def lora_targets(self, modules: list[str]) -> list[str]:
         return [*modules, PROJECTOR]
 
-    def save_pretrained(self, folder: Path, **kwargs) -> None:
-        """Writes config, projectors and asr_adapter; the frozen parts are named in the config, not copied."""
-        super().save_pretrained(folder, **kwargs)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Writes config, projector, attribute head and ASR adapter; the config names the frozen parts."""
+        super().save_pretrained(save_directory)
         if self.asr_adapter:
-            shutil.copytree(self.asr_adapter, Path(folder) / ASR_ADAPTER, dirs_exist_ok=True)
+            shutil.copytree(self.asr_adapter, Path(save_directory) / ASR_ADAPTER, dirs_exist_ok=True)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, *args, **kwargs) -> "Student":
-        student = super().from_pretrained(folder, *args, **kwargs)
-        student.asr_adapter = asr_adapter if (asr_adapter := Path(folder) / ASR_ADAPTER).exists() else None
+    def from_pretrained(  # type: ignore[override]  # as SpeechStudent's
+        cls, folder: str | os.PathLike, *args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any
+    ) -> "Student":
+        student = super().from_pretrained(folder, dtype=dtype)
+        assert isinstance(student, Student)
+        asr_adapter = Path(folder) / ASR_ADAPTER
+        student.asr_adapter = asr_adapter if asr_adapter.exists() else None
         return student
 
 
 def build_student(assets: Assets, base: Base, asr_adapter: Path | None, dtype: torch.dtype) -> Student:
-    """The student that `params.yaml` describes, its projectors at zero and its language model in `dtype`.
+    """The student that `params.yaml` describes, its projector and attribute head at zero, its language model
+    in `dtype`.
 
     Raises:
-        UserError: `asr_adapter` were trained for another audio tower.
+        UserError: `asr_adapter` was trained for another audio tower.
     """
     if asr_adapter:
-        fit = json.loads((asr_adapter / "asr_adapter.json").read_text())["audio_tower"]
-        if fit != assets.audio_tower:
-            raise UserError(
-                f"{asr_adapter} was trained for {fit}, assets.audio_tower is {assets.audio_tower}: run `make asr_adapter`, "
-                "or set base.asr_adapter to false"
-            )
+        check_audio_tower(asr_adapter, assets.audio_tower)
     config = StudentConfig(
         language_model=assets.language_model,
         audio_tower=assets.audio_tower,
@@ -225,3 +233,13 @@ def build_student(assets: Assets, base: Base, asr_adapter: Path | None, dtype: t
     student = Student(config, dtype).eval()
     student.asr_adapter = asr_adapter
     return student
+
+
+def check_audio_tower(asr_adapter: Path, audio_tower: str) -> None:
+    """Raises UserError unless `asr_adapter` was trained for `audio_tower`."""
+    trained_for = json.loads((asr_adapter / "asr_adapter.json").read_text())["audio_tower"]
+    if trained_for != audio_tower:
+        raise UserError(
+            f"{asr_adapter} was trained for {trained_for}, assets.audio_tower is {audio_tower}: run "
+            "`make asr_adapter`, or set base.asr_adapter to false"
+        )

@@ -1,4 +1,4 @@
-"""Which class a saved student is of."""
+"""Loads a saved student of either class."""
 
 from pathlib import Path
 
@@ -18,6 +18,6 @@ def load_student(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechStud
     """The student saved in `folder`, its language model in `dtype`.
 
     Raises:
-        UserError: it was saved by another version.
+        UserError: another version saved it.
     """
     return AutoModel.from_pretrained(folder, dtype=dtype)

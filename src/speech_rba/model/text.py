@@ -1,10 +1,10 @@
-"""What of a written answer can be spoken."""
+"""Whole sentences of written answers."""
 
 import re
 
 
 def whole_sentences(text: str, finished: bool) -> str:
-    """The whole sentences of an answer that the token limit may have cut; empty if none ended."""
+    """The whole sentences of an answer that the token limit may have cut; empty if no sentence ended."""
     text = " ".join(text.split())
     if finished:
         return text

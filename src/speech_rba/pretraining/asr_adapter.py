@@ -1,14 +1,19 @@
-"""The asr_adapter learn to transcribe speech in rooms, noises and lines as they transcribe it clean: LoRA on a frozen Whisper.
+"""Training of the ASR adapter: LoRA on a frozen Whisper, which learns to transcribe degraded speech.
 
-The loss is the cross-entropy of the words that were said, plus how far the encoder's states of the degraded clip are
-from those of the untouched encoder for the clean clip, relative to their power.
+The loss is the cross-entropy of the transcript, plus the distance of the encoder's states of the degraded
+clip from those of the unadapted encoder for the clean clip, relative to their power.
 """
+
+from pathlib import Path
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import Trainer
+from safetensors.torch import load_file, save_file
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments, set_seed
 
+from speech_rba.alignment.trainer import TrainingLog, train_from_checkpoint, trainer_arguments
 from speech_rba.compute.device import fast_products
 from speech_rba.config import AsrAdapter
 from speech_rba.model.audio_tower import (
@@ -19,91 +24,119 @@ from speech_rba.model.audio_tower import (
     start_ids,
     window_s,
 )
+from speech_rba.pretraining.asr_speech import SpeechPair, SpeechPairs
 
 LINEAR = r"self_attn\.(q|k|v|out)_proj|encoder_attn\.(q|k|v|out)_proj|fc1|fc2"
 FRAMES_PER_S = 100
-SORTED_BATCHES = 32  # batches whose clips are sorted together, so that like lengths share a window
+WEIGHTS = "adapter_model.safetensors"
 
 
-def with_lora(tower: AudioTower, lora_r: int) -> PeftModel:
+def train(
+    tower: AudioTower, speech: SpeechPairs, settings: AsrAdapter, work: Path
+) -> tuple[PeftModel, TrainingLog]:
+    """The tower's Whisper with a trained adapter, and the log. A killed training resumes from `work`."""
+    set_seed(settings.seed)
+    model, log = add_lora(tower, settings.lora_r), TrainingLog(work / "log.jsonl")
+    arguments = trainer_arguments(
+        work / "asr_adapter", settings.max_steps, settings.seed, settings.save_steps
+    )
+    arguments |= {"warmup_steps": settings.max_steps // 10, "learning_rate": settings.learning_rate}
+    args = TrainingArguments(**arguments, per_device_train_batch_size=settings.per_device_train_batch_size)
+    trainer = AsrAdapterTrainer(model, tower, settings, args, speech, log)
+    train_from_checkpoint(trainer, log, "asr_adapter")
+    return model, log
+
+
+def add_lora(tower: AudioTower, lora_r: int) -> PeftModel:
     """The tower's Whisper with trainable low-rank updates on every linear layer of encoder and decoder."""
     targets = rf".*(encoder|decoder)\.layers\.\d+\.({LINEAR})"
     return get_peft_model(tower.model, LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules=targets))
 
 
-def training_order(lengths: list[int], num_batches: int, batch_size: int, seed: int) -> list[int]:
-    """Places of the texts to train on, `num_batches * batch_size`: each pass sees all, like lengths in a batch."""
-    rng = np.random.default_rng(seed)
-    order: list[int] = []
-    while len(order) < num_batches * batch_size:
-        shuffled, block = rng.permutation(len(lengths)), SORTED_BATCHES * batch_size
-        blocks = [
-            sorted(shuffled[i : i + block], key=lengths.__getitem__) for i in range(0, len(shuffled), block)
-        ]
-        batches = [b[i : i + batch_size] for b in blocks for i in range(0, len(b), batch_size)]
-        whole = [batch for batch in batches if len(batch) == batch_size] or batches
-        order += [int(place) for i in rng.permutation(len(whole)) for place in whole[i]]
-    return order[: num_batches * batch_size]
+def save_interpolated(model: PeftModel, audio_tower: str, weight_interpolation: float, folder: Path) -> None:
+    """`folder` holds the adapter in float16, its update multiplied by `weight_interpolation`.
+
+    Weights between those before and after fine-tuning transcribe speech unlike the training data better than
+    either (WiSE-FT, arXiv 2109.01903).
+    """
+    # PEFT would write a folder of this machine
+    model.peft_config["default"].base_model_name_or_path = audio_tower
+    model.save_pretrained(str(folder))
+    weights = load_file(folder / WEIGHTS)
+    scaled = {name: w * weight_interpolation if "lora_B" in name else w for name, w in weights.items()}
+    save_file({name: w.to(torch.float16) for name, w in scaled.items()}, folder / WEIGHTS)
 
 
-def mask(features: torch.Tensor, asr_adapter: AsrAdapter, rng: np.random.Generator) -> torch.Tensor:
-    """Log-mel features (mel bands, 100 a second) with some bands and some moments silent (SpecAugment, 1904.08779)."""
+def mask(features: torch.Tensor, settings: AsrAdapter, rng: np.random.Generator) -> torch.Tensor:
+    """Log-mel features (mel bands, 100 a second) with random bands and moments silent (SpecAugment,
+    1904.08779)."""
     num_mels, num_frames = features.shape
     features, silence = features.clone(), features.min()
-    for _ in range(asr_adapter.mel_masks):
-        width = rng.integers(asr_adapter.mel_mask_bands + 1)
+    for _ in range(settings.mel_masks):
+        width = rng.integers(settings.mel_mask_bands + 1)
         start = rng.integers(num_mels - width + 1)
         features[start : start + width] = silence
-    for _ in range(round(asr_adapter.time_masks_per_s * num_frames / FRAMES_PER_S)):
-        width = rng.integers(round(asr_adapter.time_mask_s * FRAMES_PER_S) + 1)
+    for _ in range(round(settings.time_masks_per_s * num_frames / FRAMES_PER_S)):
+        width = rng.integers(round(settings.time_mask_s * FRAMES_PER_S) + 1)
         start = rng.integers(num_frames - width + 1)
         features[:, start : start + width] = silence
     return features
 
 
 class AsrAdapterTrainer(Trainer):
-    """transformers' Trainer over items (clean, degraded, text, rng): float32 clips at 16 kHz, what they say, chance."""
+    """transformers' Trainer over pairs of clean and degraded speech."""
 
-    def __init__(self, model: PeftModel, tower: AudioTower, asr_adapter: AsrAdapter, *args, **kwargs):
-        self.tower, self.asr_adapter, self.silence = tower, asr_adapter, tower.silence
-        super().__init__(model, *args, data_collator=self.collate, **kwargs)
+    def __init__(
+        self,
+        model: PeftModel,
+        tower: AudioTower,
+        settings: AsrAdapter,
+        args: TrainingArguments,
+        speech: SpeechPairs,
+        log: TrainingLog,
+    ):
+        self.tower, self.settings, self.speech, self.silence = tower, settings, speech, tower.silence
+        super().__init__(model, args, data_collator=self.collate, train_dataset=speech, callbacks=[log])
 
     def _get_train_sampler(self, *_):
-        return torch.utils.data.SequentialSampler(self.train_dataset)  # `training_order` has shuffled it
+        return SequentialSampler(self.speech)  # `training_order` has shuffled it
 
-    def collate(self, items: list[tuple[np.ndarray, np.ndarray, str, np.random.Generator]]) -> dict:
-        """Log-mel features of both clips in one window, and the tokens that the decoder reads and shall write."""
-        cleans, degradeds, said, rngs = zip(*items, strict=True)
-        seconds = window_s(max(map(len, degradeds)) / SAMPLING_RATE)
-        degraded = mel_features(self.tower, list(degradeds), seconds)
-        start, end = start_ids(self.tower.tokenizer), self.tower.model.config.eos_token_id
-        texts = [self.tower.tokenizer(f" {text}", add_special_tokens=False).input_ids for text in said]
-        length = max(map(len, texts))
+    def collate(self, pairs: list[SpeechPair]) -> dict[str, torch.Tensor]:
+        """Log-mel features of both clips in one window, the decoder's input tokens and its labels."""
+        seconds = window_s(max(len(pair.degraded) for pair in pairs) / SAMPLING_RATE)
+        degraded = mel_features(self.tower, [pair.degraded for pair in pairs], seconds)
+        masked = [mask(f, self.settings, pair.rng) for f, pair in zip(degraded, pairs, strict=True)]
+        clean = mel_features(self.tower, [pair.clean for pair in pairs], seconds)
+        return {"clean": clean, "degraded": torch.stack(masked)} | self.tokens([pair.text for pair in pairs])
+
+    def tokens(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `labels` (B, T) of the decoder for these transcripts."""
+        tokenizer = self.tower.tokenizer
+        start, end = start_ids(tokenizer), self.tower.model.config.eos_token_id
+        ids = [tokenizer(f" {text}", add_special_tokens=False).input_ids for text in texts]
+        length = max(map(len, ids))
+        ignored = [-100] * (len(start) - 1)
+        labels = [ignored + i + [end] + [-100] * (length - len(i)) for i in ids]
         return {
-            "clean": mel_features(self.tower, list(cleans), seconds),
-            "degraded": torch.stack(
-                [mask(f, self.asr_adapter, rng) for f, rng in zip(degraded, rngs, strict=True)]
-            ),
-            "input_ids": torch.tensor([start + t + [end] * (length - len(t)) for t in texts]),
-            "labels": torch.tensor(
-                [[-100] * (len(start) - 1) + t + [end] + [-100] * (length - len(t)) for t in texts]
-            ),
+            "input_ids": torch.tensor([start + i + [end] * (length - len(i)) for i in ids]),
+            "labels": torch.tensor(labels),
         }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         whisper = model.get_base_model()
         with fast_products(self.args.device):
             with torch.no_grad(), model.disable_adapter():
-                wanted = encode_features(whisper.model.encoder, inputs["clean"])[0].float()
+                clean_states = encode_features(whisper.model.encoder, inputs["clean"])[0].float()
             states, _ = encode_features(whisper.model.encoder, inputs["degraded"])
             silence = self.silence.to(states).expand(len(states), -1, -1)
-            hypotheses = torch.cat([states, silence], dim=1)
             decoded = whisper.model.decoder(
-                input_ids=inputs["input_ids"], encoder_hidden_states=hypotheses, use_cache=False
+                input_ids=inputs["input_ids"],
+                encoder_hidden_states=torch.cat([states, silence], dim=1),
+                use_cache=False,
             ).last_hidden_state
             kept = inputs["labels"] != -100
             logits = whisper.proj_out(decoded[kept])
-        distance = (states.float() - wanted).pow(2).mean() / wanted.pow(2).mean()
-        words = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"][kept])
-        loss = words + self.asr_adapter.distance_weight * distance
+        distance = (states.float() - clean_states).pow(2).mean() / clean_states.pow(2).mean()
+        cross_entropy = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"][kept])
+        loss = cross_entropy + self.settings.distance_weight * distance
         return (loss, {}) if return_outputs else loss

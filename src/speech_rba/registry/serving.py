@@ -15,7 +15,7 @@ from speech_rba.errors import UserError
 
 class Student(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
-        from speech_rba.model.answer import load_answerer
+        from speech_rba.model.answering import load_answerer
 
         bundle = Path(context.artifacts["bundle"])
         self.answer = load_answerer(bundle / "base", bundle / "adapter")

@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from speech_rba.alignment.reward_hacking import reward_hacking
-from speech_rba.alignment.rewards import teacher_pmi
 from speech_rba.compute.device import fast_products
 from speech_rba.config import Params
 from speech_rba.data.measures import word_error_rate
@@ -22,9 +21,10 @@ from speech_rba.evaluation.metrics import is_right, token_f1
 from speech_rba.evaluation.parsing import chosen_letter, refuses
 from speech_rba.evaluation.scoring import score_table
 from speech_rba.evaluation.translation import sentence_chrf, translated
-from speech_rba.model.answer import AlignedStudent
+from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.embedder import load_embedder
+from speech_rba.model.logps import mutual_information
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.records import ALIGNMENT, Answer, Question, write_jsonl
 from speech_rba.stages import main, publish
@@ -268,7 +268,7 @@ def add_pmi(student: SpeechStudent, written: dict[tuple[str, str], str], answers
         prompts = student.text_prompts([written[row] for row, _ in batch])
         ids = student.tokenizer([response for _, response in batch], add_special_tokens=False).input_ids
         with fast_products(student.device):
-            found |= dict(zip(batch, teacher_pmi(student, prompts, ids), strict=True))
+            found |= dict(zip(batch, mutual_information(student, prompts, ids), strict=True))
     for answer in mine:
         answer.metrics["teacher_pmi"] = found.get(((answer.suite, answer.row_id), answer.response), 0.0)
 

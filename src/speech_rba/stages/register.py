@@ -132,7 +132,7 @@ def make_bundle(bundle: Path, base: Path, adapter: Path, gate: Path, evaluation:
 def store_answers(bundle: Path, clips: list[Path]) -> None:
     """`bundle/check` holds the recordings, and in answers.json what the student answers to each."""
     from speech_rba.data.audio import read_audio
-    from speech_rba.model.answer import load_answerer
+    from speech_rba.model.answering import load_answerer
 
     check = bundle / "check"
     check.mkdir()

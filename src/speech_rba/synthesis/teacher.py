@@ -73,15 +73,13 @@ def write(
 ) -> list[Text]:
     """What the model writes after each prompt; the ids that all prompts begin with are computed once."""
     from speech_rba.model.generation import ends, generate  # synthesis is pure but for this engine
+    from speech_rba.model.language import embed
 
     eos = tokenizer.eos_token_id
     silent = {eos, *ends(model)}
     shared = common_length(prompts)
-    table = model.get_input_embeddings()
     with torch.no_grad():
-        prefix, *tails = (
-            table(torch.tensor(ids)) for ids in [prompts[0][:shared], *(p[shared:] for p in prompts)]
-        )
+        prefix, *tails = (embed(model, ids) for ids in [prompts[0][:shared], *(p[shared:] for p in prompts)])
     texts = generate(model, tails, prefix=prefix, eos_token_id=eos, batch_size=len(prompts), **sampling)
     return [
         Text(tokenizer.decode([t for t in ids if t not in silent]).strip(), ids[-1] == eos, len(ids))

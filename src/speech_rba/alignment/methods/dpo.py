@@ -1,33 +1,40 @@
-"""Direct preference optimization (arXiv 2305.18290): the teacher's answer rather than the student's own."""
+"""Direct preference optimization (arXiv 2305.18290): the teacher's answer is preferred to the student's."""
+
+from typing import Any
 
 import torch
 
-from speech_rba.alignment.methods.opd import own_answers
-from speech_rba.alignment.trainer import DistillationTrainer
+from speech_rba.alignment.methods import sft
+from speech_rba.alignment.methods.opd import sample_answers
+from speech_rba.alignment.trainer import DistillationTrainer, Job, Phase
 from speech_rba.model.logps import completion_logps, pad_right, sampling_kl
 
 
-class DpoTrainer(DistillationTrainer):
-    """The loss is -log sigmoid(beta * margin): by how many nats the teacher's answer has gained on a fresh sample of
-    the student's, since the student had no adapter. Both answers share their prompt."""
+class Method:
+    def phases(self, job: Job) -> list[Phase]:
+        align = job.params.align
+        schedule = align.dpo.max_steps, align.dpo.learning_rate
+        return [Phase("dpo", self.build_trainer, *schedule, align.per_device_train_batch_size)]
 
-    def __init__(self, *args, max_new_tokens: int, beta: float, **kwargs):
-        self.max_new_tokens, self.beta = max_new_tokens, beta
-        super().__init__(*args, **kwargs)
+    def build_trainer(self, job: Job, arguments: dict[str, Any]) -> DistillationTrainer:
+        return DistillationTrainer(job, arguments, sft.collate, loss)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        unwrapped, spoken = self.accelerator.unwrap_model(model), inputs["prompts"]
-        kept = inputs["completion_mask_BC"].bool()
-        chosen = [ids[mask].tolist() for ids, mask in zip(inputs["completion_ids_BC"], kept, strict=True)]
-        own, sampler_logps = own_answers(self, unwrapped, spoken)
-        ids, mask = pad_right(chosen + own, chosen[0][-1])
-        owners = torch.arange(len(spoken)).repeat(2)
-        both = {"prompts": spoken, "owners_B": owners, "completion_ids_BC": ids, "completion_mask_BC": mask}
-        with torch.no_grad(), unwrapped.disable_adapter():
-            before = completion_logps(unwrapped(**both), unwrapped.head, ids, mask)[0].sum(1)
-        logps = completion_logps(model(**both), unwrapped.head, ids, mask)[0]
-        drawn = logps.detach()[len(spoken) :][mask[len(spoken) :].bool()]
-        self.metrics["sampling/kl"] = sampling_kl(sampler_logps, drawn)
-        gained, lost = (logps.sum(1) - before).split(len(spoken))
-        loss = -torch.nn.functional.logsigmoid(self.beta * (gained - lost)).mean()
-        return (loss, {}) if return_outputs else loss
+
+def loss(trainer: DistillationTrainer, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """-log sigmoid(beta * margin): by how many nats the teacher's answer (chosen) has gained on a fresh
+    sample of the student's (rejected) since the student had no adapter. Both answers share their prompt."""
+    peft_model, spoken = trainer.peft_model, batch["prompts"]
+    kept = batch["completion_mask_BC"].bool()
+    chosen = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids_BC"], kept, strict=True)]
+    rejected, sampler_logps_N = sample_answers(trainer, spoken)
+    ids, mask = (t.to(peft_model.device) for t in pad_right(chosen + rejected, chosen[0][-1]))
+    owners = torch.arange(len(spoken), device=ids.device).repeat(2)
+    pairs = {"prompts": spoken, "owners_B": owners, "completion_ids_BC": ids, "completion_mask_BC": mask}
+    with torch.no_grad(), peft_model.disable_adapter():
+        ref_logps = completion_logps(peft_model(**pairs), peft_model.head, ids, mask)[0].sum(1)
+    logps = completion_logps(model(**pairs), peft_model.head, ids, mask)[0]
+    policy_logps_N = logps.detach()[len(spoken) :][mask[len(spoken) :].bool()]
+    trainer.metrics["sampling/kl"] = sampling_kl(sampler_logps_N, policy_logps_N)
+    chosen_gain, rejected_gain = (logps.sum(1) - ref_logps).split(len(spoken))
+    margin = chosen_gain - rejected_gain
+    return -torch.nn.functional.logsigmoid(trainer.align.dpo.beta * margin).mean()

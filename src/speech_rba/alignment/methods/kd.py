@@ -1,25 +1,33 @@
-"""Knowledge distillation: at each token of the teacher's answers, the teacher's whole distribution is to be learned."""
+"""Knowledge distillation: the teacher's whole distribution at each token of the teacher's answers."""
+
+from typing import Any
 
 import torch
-from speech_rba.alignment.methods import sft
 
 from speech_rba.alignment.examples import Example
-from speech_rba.alignment.trainer import DistillationTrainer
+from speech_rba.alignment.methods import sft
+from speech_rba.alignment.trainer import DistillationTrainer, Job, Phase
 from speech_rba.model.logps import divergence
 
 
-class KdTrainer(DistillationTrainer):
-    """The loss is KL(teacher || student); the teacher reads and has no adapter."""
+class Method:
+    def phases(self, job: Job) -> list[Phase]:
+        align = job.params.align
+        schedule = align.kd.max_steps, align.kd.learning_rate
+        return [Phase("kd", self.build_trainer, *schedule, align.per_device_train_batch_size)]
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        written = inputs.pop("written")
-        unwrapped = self.accelerator.unwrap_model(model)
-        with torch.no_grad(), unwrapped.disable_adapter():
-            teacher = unwrapped(**inputs | {"prompts": written})
-        loss = divergence(unwrapped.head(teacher), unwrapped.head(model(**inputs))).mean()
-        return (loss, {}) if return_outputs else loss
+    def build_trainer(self, job: Job, arguments: dict[str, Any]) -> DistillationTrainer:
+        return DistillationTrainer(job, arguments, collate, loss)
 
 
-def collate(examples: list[Example]) -> dict:
-    """As for supervised fine-tuning, and the queries as the teacher reads them."""
-    return sft.collate(examples) | {"written": [e.written for e in examples]}
+def collate(examples: list[Example]) -> dict[str, Any]:
+    """As for supervised fine-tuning, with the teacher's prompts as `written`."""
+    return sft.collate(examples) | {"written": [example.written for example in examples]}
+
+
+def loss(trainer: DistillationTrainer, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """KL(teacher || student); the teacher is the student without adapter, prompted with text."""
+    peft_model, spoken = trainer.peft_model, {k: v for k, v in batch.items() if k != "written"}
+    with torch.no_grad(), peft_model.disable_adapter():
+        teacher_hidden = peft_model(**spoken | {"prompts": batch["written"]})
+    return divergence(peft_model.head(teacher_hidden), peft_model.head(model(**spoken))).mean()

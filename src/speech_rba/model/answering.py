@@ -18,7 +18,7 @@ BATCH = 128  # prompts answered at once; the answers do not depend on it
 
 @dataclass(frozen=True)
 class AnswerResult:
-    hypothesis: str | None  # None of a student that writes nothing down
+    hypothesis: str | None  # None of a student without a transcript
     response: str
 
 
@@ -39,10 +39,10 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
 
 
 class AlignedStudent:
-    """The student in `base` and its adapter, which takes part where the student much is_uncertain what it heard.
+    """The student in `base` with an adapter that takes part where the ASR uncertainty is high.
 
-    A student that shares the teacher's weights answers what it heard well as the teacher does; there an adapter leads
-    it away.
+    A student with the teacher's weights answers a certain transcript as the teacher does; the adapter would
+    change that answer.
     """
 
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
@@ -51,14 +51,13 @@ class AlignedStudent:
         if adapter:
             from peft import PeftModel
 
-            self.model = PeftModel.from_pretrained(self.student, str(adapter)).eval()
+            device = str(self.student.device)  # PEFT would choose one itself
+            self.model = PeftModel.from_pretrained(self.student, str(adapter), torch_device=device).eval()
 
     def adapts(self, prompt: SoftTokens) -> bool:
         """Whether the adapter takes part in the answer to `prompt`."""
-        return (
-            self.model is not None
-            and prompt.asr_uncertainty >= self.student.config.adapter_min_asr_uncertainty
-        )
+        threshold = self.student.config.adapter_min_asr_uncertainty
+        return self.model is not None and prompt.asr_uncertainty >= threshold
 
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """As `Student.answer`."""
@@ -67,14 +66,15 @@ class AlignedStudent:
     def respond(
         self, prompts: list[SoftTokens], on_batch: Callable[[int], None] = lambda rows: None
     ) -> tuple[list[str], int]:
-        """The greedy answer to each prompt as it is shown, and how many tokens they took.
+        """The text of the greedy answer to each prompt, and the number of tokens of all.
 
-        An answer that the token limit cut is shown up to its last whole sentence, or whole where it has none.
+        An answer that the token limit cut ends with its last whole sentence; one without a whole sentence
+        stays as it is.
         """
         tokenizer, limit = self.student.tokenizer, self.student.config.max_completion_tokens
         greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": limit}
         ids = self.answer(prompts, batch_size=BATCH, on_batch=on_batch, **greedy)
-        texts = [tokenizer.decode(i, skip_special_tokens=True).strip() for i in ids]
+        texts = [str(tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
         ended = [i[-1] == tokenizer.eos_token_id for i in ids]
         return [whole_sentences(t, e) or t for t, e in zip(texts, ended, strict=True)], sum(map(len, ids))
 
@@ -83,13 +83,14 @@ class AlignedStudent:
         return self._apart(prompts, lambda p, c: sequence_logps(self.student, p, c).tolist(), completions)
 
     def _apart(self, prompts: list[SoftTokens], compute: Callable[[list, list], list], others: list) -> list:
-        """compute(prompts, others), without and with the adapter, each for the prompts it is for."""
+        """compute(prompts, others) in the order of `prompts`: with the adapter for those that it adapts,
+        without it for the others."""
         results: list = [None] * len(prompts)
         for adapted in (False, True):
             places = [i for i, prompt in enumerate(prompts) if self.adapts(prompt) == adapted]
             if places:
                 with nullcontext() if adapted or self.model is None else self.model.disable_adapter():
-                    found = compute([prompts[i] for i in places], [others[i] for i in places])
-                for place, result in zip(places, found, strict=True):
+                    part = compute([prompts[i] for i in places], [others[i] for i in places])
+                for place, result in zip(places, part, strict=True):
                     results[place] = result
         return results

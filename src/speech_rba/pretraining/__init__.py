@@ -1,0 +1,1 @@
+"""Training of the student's parts before alignment: the ASR adapter and the attribute head."""
