@@ -63,8 +63,8 @@ def prepare(project: Path, clone: Path) -> None:
 def in_use(clone: Path) -> tuple[str, str]:
     """The branch that the project stands on, and its newest commit, which the clone now has.
 
-    Where it stands on none (a detached HEAD) or on `nightly`, to look at what was made, it is the branch of the
-    run before; where there was none, the name is HEAD and the commit what is checked out.
+    Where it stands on none (a detached HEAD) or on `nightly`, to look at what was made, it is the branch of
+    the run before; where there was none, the name is HEAD and the commit what is checked out.
 
     Raises:
         UserError: the project has no commit, or the branch of the run before is gone from it.
@@ -132,8 +132,8 @@ def nightly(seed: int | None = None, timeout_s: Annotated[float, Gt(0)] | None =
 def update(clone: Path) -> str:
     """The newest commit of the branch in use is in the clone, which is what it then says.
 
-    What a killed run left there uncommitted is gone. What lies between the commit that ran last and this one is
-    what changes: so another branch, or one that was rewritten, takes out what it does not hold.
+    What a killed run left there uncommitted is gone. What lies between the commit that ran last and this one
+    is what changes: so another branch, or one that was rewritten, takes out what it does not hold.
 
     Raises:
         UserError: the project changed the same lines as the branch `nightly` did, or git refuses.
