@@ -59,7 +59,7 @@ def make_pool(client: SyncPrefectClient, pool: str) -> None:
 
 
 def create_or_update(client: SyncPrefectClient, deployment: RunnerDeployment) -> None:
-    """The deployment exists as given; the schedules of one that existed are kept, which `apply` would delete."""
+    """The deployment exists as given, with the schedules that it had, which `apply` would delete."""
     try:
         known = client.read_deployment_by_name(f"{nightly.name}/{nightly.name}")
     except ObjectNotFound:

@@ -1,4 +1,4 @@
-"""The pipeline as a Prefect flow: DVC decides which stages run, Prefect shows them, limits them and stops them.
+"""The pipeline as a Prefect flow: DVC decides which stages run, Prefect shows, limits and stops them.
 
 `python -m flows.pipeline` runs it once, on the server that PREFECT_API_URL names or on a temporary one.
 """
@@ -110,7 +110,7 @@ def run_stages(
 
 
 def wait_until_recorded(futures: Iterable[PrefectFuture]) -> None:
-    """The server holds the last state of every task: it writes them late, and a server that stops loses them."""
+    """The server holds the last state of every task; it writes states late and loses them if it stops."""
     deadline = time.monotonic() + RECORD_S
     with get_client(sync_client=True) as client:
         for future in futures:
@@ -122,7 +122,7 @@ def wait_until_recorded(futures: Iterable[PrefectFuture]) -> None:
 
 
 def show_results() -> None:
-    """The run's artifacts hold the scores as a table and a link to the report, where the pipeline makes them."""
+    """The run's artifacts hold the table of scores and a link to the report, where these files exist."""
     if SCORES.exists():
         create_markdown_artifact(results_table(json.loads(SCORES.read_text())), key="results")
     if REPORT.exists():
@@ -142,9 +142,13 @@ def results_table(scores: dict) -> str:
             cells[f"{row['suite']} {row['metric']}", row["system"]] = cell
     columns = list(dict.fromkeys(column for column, _ in cells))
     rows = [["system", *columns], ["---"] * (len(columns) + 1)]
-    for system in scores["systems"]:
-        rows.append([system, *(cells.get((column, system), "") for column in columns)])
+    rows += [[system, *row_cells(cells, columns, system)] for system in scores["systems"]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def row_cells(cells: dict[tuple[str, str], str], columns: list[str], system: str) -> list[str]:
+    """The cells of a system, empty where it was not scored."""
+    return [cells.get((column, system), "") for column in columns]
 
 
 def serve() -> str:
@@ -207,7 +211,7 @@ def check_server() -> None:
 
 
 def main() -> None:
-    """Runs the pipeline and prints what to do next; exits 1 with the failed stage's last lines if it failed."""
+    """Runs the pipeline and prints what to do next; exits 1 with the last lines of a stage that failed."""
     try:
         stages.check_project()
         with show_progress(), temporary_settings({PREFECT_API_URL: serve()}):

@@ -25,7 +25,7 @@ def collect_in_a_thread(every_s: float = COLLECT_S) -> None:
             time.sleep(every_s)
             gc.collect(1 if number % FULL_EVERY else 2)
             if number == 0:
-                gc.freeze()  # the server's own objects stay; looking at them takes a third of a second each time
+                gc.freeze()  # the server's own objects stay; scanning them takes a third of a second
 
     gc.disable()
     threading.Thread(target=collect, daemon=True).start()

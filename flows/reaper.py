@@ -61,7 +61,7 @@ class Reaper:
         self.running, self.asked_at, self.missing = running, now, missing
 
     def close(self, run: dict) -> None:
-        """The run, its open tasks and its open subflows are CRASHED, or CANCELLED where a person asked for that."""
+        """The run, its open tasks and subflows are CRASHED, or CANCELLED where the run was CANCELLING."""
         cancelled = run["state"]["type"] == "CANCELLING"
         state = {
             "type": "CANCELLED" if cancelled else "CRASHED",
@@ -98,7 +98,7 @@ def running_flows() -> Iterator[str]:
 
 
 def stop_flows(api: str) -> None:
-    """No flow that reports to `api` lives: each stops its stages, which go on from their checkpoints next time."""
+    """No flow that reports to `api` lives; each has stopped its stages, which resume from checkpoints."""
     flows = []
     for process in psutil.process_iter():
         try:

@@ -16,7 +16,7 @@ PASSWORDS = {user: f"SPEECH_RBA_{user.upper()}_PASSWORD" for user in (REVIEWER, 
 POOL = "local"  # the work pool of this machine's worker
 CREDENTIALS_S = 60  # MLflow remembers a password for so long; hashing it takes half a second a request
 MLFLOW_ENV = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it takes three times the memory, and nothing here uses it
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three times the memory, and nothing here uses it
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 PREFECT_ENV = {  # seconds between two looks for rare events: an idle server does little else
@@ -70,7 +70,7 @@ def services(setup: Setup) -> tuple[Service, Service, Service]:
 
 
 def client_env(setup: Setup) -> dict[str, str]:
-    """The environment of the worker and its stages; with accounts, MLflow's trainer and Prefect's operator."""
+    """The environment of the worker and its stages, with the credentials of trainer and operator."""
     env = {"PREFECT_WORKER_QUERY_SECONDS": "15", "PREFECT_WORKER_PREFETCH_SECONDS": "20"} | os.environ
     env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -107,7 +107,7 @@ def mlflow_service(setup: Setup, env: dict[str, str]) -> Service:
 
 
 def mlflow_accounts(setup: Setup) -> dict[str, str]:
-    """What MLflow's accounts need in the environment, beside the file that this writes; empty without accounts."""
+    """MLflow's environment for accounts, whose file this writes; empty without accounts."""
     if not setup.passwords:
         return {}
     config = setup.state / "mlflow_auth.ini"
@@ -140,7 +140,7 @@ def prefect_service(setup: Setup, env: dict[str, str]) -> Service:
 
 
 def prefect_command(port: int) -> list[str]:
-    """Starts Prefect's server without its command line, whose import `prefect server start` takes beside it."""
+    """The command of Prefect's server; `prefect server start` is a second process with all of the CLI."""
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(__file__).parents[1])]
     command += ["--factory", "flows.prefect_server:create_app", "--log-level", "warning"]
     return [*command, "--host", HOST, "--port", str(port)]

@@ -46,7 +46,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops the others in order
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops all in order
                 preexec_fn=partial(die_with_parent, self.parent_death),
             )
         self.answered = time.monotonic()

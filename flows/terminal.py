@@ -1,4 +1,4 @@
-"""The terminal of `make run`: a live table of stages; without a terminal, one line at the start and end of a stage.
+"""The output of `make run`: a live table in a terminal, else a line at the start and end of each stage.
 
 Everything else that the process prints goes to a log file.
 """
