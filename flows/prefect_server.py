@@ -11,7 +11,6 @@ import threading
 import time
 
 from fastapi import FastAPI
-from prefect.server.api import server
 
 COLLECT_S = 10
 FULL_EVERY = 6  # each sixth collection takes all generations; the young ones hold most of the garbage
@@ -33,6 +32,8 @@ def collect_in_a_thread(every_s: float = COLLECT_S) -> None:
 
 def create_app() -> FastAPI:
     """The application, for uvicorn."""
+    from prefect.server.api import server  # here: the import takes seconds, and the garbage thread needs none of it
+
     app = server.create_app()
     collect_in_a_thread()
     return app
