@@ -32,7 +32,9 @@ def collect_in_a_thread(every_s: float = COLLECT_S) -> None:
 
 def create_app() -> FastAPI:
     """The application, for uvicorn."""
-    from prefect.server.api import server  # here: the import takes seconds, and the garbage thread needs none of it
+    from prefect.server.api import (
+        server,
+    )  # here: the import takes seconds, and the garbage thread needs none of it
 
     app = server.create_app()
     collect_in_a_thread()
