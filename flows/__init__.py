@@ -1,4 +1,4 @@
-"""The pipeline as Prefect flows over DVC's stages. Both read these settings at import; stages inherit them."""
+"""The pipeline as Prefect flows over DVC's stages; both read the environment below, which stages inherit."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ HOME.parent.mkdir(exist_ok=True)  # Prefect makes HOME but not its parent
 
 for name, value in {
     "PREFECT_HOME": str(HOME),
+    "PREFECT_LOGGING_COLORS": "false",  # it logs to files
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

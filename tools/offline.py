@@ -1,6 +1,6 @@
 """Runs a command without network, but for loopback: `python tools/offline.py COMMAND [ARG ...]`.
 
-It takes a Linux network namespace, as root or with user namespaces. Where neither is allowed, it prints so and
+It needs a Linux network namespace, as root or with user namespaces. Where neither is allowed, it says so and
 runs the command with the network.
 """
 
