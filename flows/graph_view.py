@@ -11,7 +11,7 @@ from speech_rba.errors import UserError
 
 
 def print_stages() -> None:
-    """Prints each stage with those it waits for, whether it would run, and when it last ran and for how long.
+    """Prints each stage with when it last ran and for how long, whether it would run, and what it waits for.
 
     Raises:
         UserError: there is no pipeline here, or DVC cannot read it.
@@ -19,12 +19,24 @@ def print_stages() -> None:
     check_project()
     waits_for, unchanged = read_graph()
     times = read_times()
-    table = Table("stage", "waits for", "next run", "last run", "took")
-    for name, earlier in waits_for.items():
+    table = Table("stage", "last run", "took", "next run", "waits for")
+    for name, earlier in nearest(waits_for).items():
         last = times.get(name)
         ended, took = (last.ended.replace("T", " "), clock(last.seconds)) if last else ("-", "-")
-        table.add_row(name, names(earlier), "unchanged" if name in unchanged else "runs", ended, took)
+        table.add_row(name, ended, took, "unchanged" if name in unchanged else "runs", names(earlier))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def nearest(waits_for: dict[str, list[str]]) -> dict[str, list[str]]:
+    """For each stage those that it waits for, without those that they wait for; `waits_for` is in running
+    order."""
+    before: dict[str, set[str]] = {}  # all stages before each stage
+    reduced = {}
+    for name, earlier in waits_for.items():
+        implied = set().union(*(before[other] for other in earlier))
+        reduced[name] = [other for other in earlier if other not in implied]
+        before[name] = implied.union(earlier)
+    return reduced
 
 
 if __name__ == "__main__":

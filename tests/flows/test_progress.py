@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import speech_rba
 from flows import graph_view, progress, terminal
 from flows.progress import Progress, StageProgress, clock, read_times, record_time
-from speech_rba.errors import UserError
+from speech_rba import cli
 
 
 @pytest.fixture
@@ -97,22 +98,36 @@ def test_stderr_returns_to_the_terminal_after_an_error(shown, capfd):
     assert capfd.readouterr().err == "after\n"
 
 
-def test_the_graph_names_what_each_stage_waits_for_and_its_last_run(shown, capsys):
+def call_stages(monkeypatch, capfd) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `speech-rba stages`."""
+    packages = [str(Path(module.__file__).parents[1]) for module in (speech_rba, progress)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(packages))
+    with pytest.raises(SystemExit) as caught:
+        cli.stages()
+    return caught.value.code, *capfd.readouterr()
+
+
+def test_the_command_prints_what_each_stage_waits_for_and_its_last_run(shown, monkeypatch, capfd):
     stages = "stages:\n  b: {cmd: echo b, deps: [a.txt]}\n  a: {cmd: touch a.txt, outs: [a.txt]}\n"
     Path("dvc.yaml").write_text(stages)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, capture_output=True)
     record_time("a", 75)
-    graph_view.print_stages()
-    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    code, output, _ = call_stages(monkeypatch, capfd)
+    rows = [line.split("│")[1:-1] for line in output.splitlines() if "│" in line]
     cells = [[cell.strip() for cell in row] for row in rows]
-    assert [row[:3] for row in cells] == [["a", "-", "runs"], ["b", "a", "runs"]]
-    assert cells[0][4] == "1:15" and cells[0][3].startswith("20") and cells[1][3:] == ["-", "-"]
+    assert code == 0 and cells[1] == ["b", "-", "-", "runs", "a"]
+    assert cells[0][0] == "a" and cells[0][1].startswith("20") and cells[0][2:] == ["1:15", "runs", "-"]
 
 
-def test_the_graph_of_a_folder_without_a_pipeline_is_refused(shown):
-    with pytest.raises(UserError, match=r"no dvc\.yaml"):
-        graph_view.print_stages()
+def test_the_graph_omits_stages_that_another_one_waits_for():
+    waits_for = {"a": [], "b": ["a"], "c": ["a"], "d": ["a", "b", "c"], "e": ["a", "d"]}
+    assert graph_view.nearest(waits_for) == {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"]}
+
+
+def test_the_command_refuses_a_folder_without_a_pipeline(shown, monkeypatch, capfd):
+    code, _, error = call_stages(monkeypatch, capfd)
+    assert code == 1 and error.startswith("error: no dvc.yaml in ") and error.count("\n") == 1
 
 
 def test_a_stage_that_takes_longer_than_last_time_has_no_time_left():
