@@ -35,9 +35,9 @@ def server(tmp_path_factory):
         Path("params.yaml").write_text(f"register: {{model_name: {NAME}}}")
         port = free.getsockname()[1]
         free.close()
-        mlflow, _, worker = supervisor.services(port, 1, folder, supervisor.read_passwords())
-        mlflow.start()
-        mlflow.wait()
+        setup = supervisor.Setup(port, 1, folder, supervisor.read_passwords())
+        mlflow, _, worker = supervisor.services(setup)
+        mlflow.wait(mlflow.start())
         supervisor.make_accounts(worker.env, PASSWORD)
         supervisor.make_accounts(worker.env, PASSWORD)  # as after a restart
         yield worker.env | {"HOME_OF_TESTS": str(folder)}
