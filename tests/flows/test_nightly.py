@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from flows import nightly, stages
 from speech_rba.errors import UserError
@@ -298,10 +299,8 @@ def test_a_renamed_project_and_its_copy_have_separate_clones(project, clone, tmp
         nightly.prepare(place, place / "work/nightly")
         head, _ = run(place / "work/nightly", text)
         assert git(place, "rev-parse", "nightly") == head and git(place, "show", "nightly:code.py") == text
-        cache = [sys.executable, "-m", "dvc", "cache", "dir"]
-        clone = place / "work/nightly"
-        done = subprocess.run(cache, cwd=clone, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == str(place / ".dvc/cache")
+        with Repo(place / "work/nightly") as repo:
+            assert repo.cache.local.path == str(place / ".dvc/cache/files/md5")
     assert git(renamed, "show", "nightly:code.py") == "of the renamed"
 
 

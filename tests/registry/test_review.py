@@ -27,7 +27,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("review")
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as free:
         patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", f"{ROOT}/src{os.pathsep}{ROOT}")
         for user, password in PASSWORDS.items():
             patch.setenv(f"SPEECH_RBA_{user.upper()}_PASSWORD", password)
         patch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
