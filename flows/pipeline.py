@@ -219,6 +219,8 @@ def main() -> None:
             state = pipeline(return_state=True)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; the next run goes on from the last checkpoints\nlog: {LOG}")
     if not state.is_completed():
         sys.exit(f"error: {state.message}\nlog: {LOG}")
     print(
