@@ -1,4 +1,4 @@
-# Each target stands alone: it sets up what it needs.
+# Each target sets up what it needs; `make help` lists them.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
@@ -6,59 +6,68 @@ export HF_HUB_OFFLINE ?= 1
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 export SPEECH_RBA_CACHE := $(CURDIR)/work/converted
 READY := .venv/.ready
-ifneq ($(file < $(READY)),$(CURDIR))  # renamed or copied: what was installed names another folder
+ifneq ($(file < $(READY)),$(CURDIR))  # the project was renamed or copied: the environment names the other folder
 $(shell rm -f $(READY))
 endif
 
-define follow  # the folder is a clone, made once, at the project's last commit; no hook of anyone takes part
+define clone  # the folder $(1) is a clone at the project's last commit; no hook of a person runs
 	test -d $(1) || git -c core.hooksPath=/dev/null clone -q --template= . $(1)
 	cd $(1) && git fetch -q ../.. HEAD && git -c core.hooksPath=/dev/null checkout -q --force --detach FETCH_HEAD
 endef
 
-.PHONY: run up test faults smoke translation bench ablation compare asr_adapter lock help
-run: $(READY)  ## from nothing to a registered candidate with a report
+.PHONY: run up test faults smoke translation bench ablation compare asr-adapter lock types coverage help
+
+run: $(READY)  ## the whole pipeline: data, training, evaluation, report, a registered candidate
 	speech-rba run
 
-up: $(READY)  ## MLflow, Prefect and a worker on this machine, until Ctrl-C (docs/operate.md; ARGS="--mlflow-port 5001")
+up: $(READY)  ## MLflow, Prefect and a worker, until Ctrl-C (docs/operate.md; ARGS="--mlflow-port 5001")
 	python -m flows.supervisor $(ARGS)
 
-test: $(READY)  ## the tests
-	ruff check src flows tests
+test: types  ## linter, formatter, types and tests
+	ruff check
+	ruff format --check
 	pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
-faults: $(READY)  ## kills each process of a running deployment, TIMES times, and tells what was left
+types: $(READY)  ## the type checker alone
+	mypy
+
+coverage: $(READY)  ## the tests with the lines that they do not run
+	pytest -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+
+faults: $(READY)  ## kills processes of a running deployment and checks what is left, TIMES times (10)
 	for i in $$(seq $${TIMES:-10}); do pytest -q -m faults tests/flows || exit 1; done
 
-smoke: $(READY)  ## the whole chain at toy size and without network, in a scratch clone of the last commit
+smoke: $(READY)  ## the whole pipeline at toy size, without network, in a clone of the last commit
 	rm -rf work/smoke
-	$(call follow,work/smoke)
+	$(call clone,work/smoke)
 	cd work/smoke && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.config configs/smoke.yaml && \
 		python tools/offline.py speech-rba run
 
-translation: $(READY)  ## the recipe for speech translation, TO=es or TO=de, in work/translation_$TO (docs/translation.md)
+translation: $(READY)  ## the pipeline for speech translation, TO=es or TO=de (docs/translation.md)
 	$(if $(filter es de,$(TO)),,$(error name the language: make translation TO=es, or TO=de))
-	$(call follow,work/translation_$(TO))
+	$(call clone,work/translation_$(TO))
 	cd work/translation_$(TO) && export PYTHONPATH="$$PWD/src:$$PWD" && \
 		python -m speech_rba.config configs/translation_$(TO).yaml && speech-rba run
 
-bench: $(READY)  ## the teacher's engine against plain transformers, and a reinforcement step against TRL's as it comes
+bench: $(READY)  ## speed of generation and of a reinforcement step, against plain transformers and TRL
 	python benchmarks/generation.py
 	python benchmarks/reinforcement.py
 
-ablation: $(READY)  ## what each part of the wer_table is worth, on the clips of the last run
+ablation: $(READY)  ## word error rate of the ASR adapter without each of its parts, on the clips of the last run
 	python benchmarks/asr.py
 
-compare: $(READY)  ## every method, equal minutes, three seeds, in work/compare: hours (ARGS="--methods sft rba --minutes 2.5")
-	$(call follow,work/compare)
+compare: $(READY)  ## all methods, equal minutes, three seeds; hours (ARGS="--methods sft rba --minutes 2.5")
+	$(call clone,work/compare)
 	cd work/compare && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.config configs/compare.yaml && \
 		python benchmarks/methods.py $(ARGS)
 
-asr_adapter: $(READY)  ## trains artifacts/asr_adapter and artifacts/attributes again, which are committed and frozen in dvc.yaml
+asr-adapter: $(READY)  ## trains the committed and frozen artifacts/asr_adapter and artifacts/attributes again
 	python -m speech_rba.stages.synthesize --data data --purpose asr_adapter --out work/asr_adapter_texts
 	python -m speech_rba.stages.asr_adapter --data data --rows work/asr_adapter_texts --out artifacts/asr_adapter
-	python -m speech_rba.stages.attributes --data data --rows work/asr_adapter_texts --asr-adapter artifacts/asr_adapter --out artifacts/attributes
+	python -m speech_rba.stages.attributes --data data --rows work/asr_adapter_texts \
+		--asr-adapter artifacts/asr_adapter --out artifacts/attributes
 
-lock: $(READY)  ## rewrites requirements.lock from what is installed
+lock: $(READY)  ## writes requirements.lock from the installed packages
 	python -m pip freeze --all --exclude-editable | grep -vE "^(pip|wheel)==" | sed "s/+cpu//" > requirements.lock
 
 $(READY): requirements.lock pyproject.toml
@@ -69,5 +78,6 @@ $(READY): requirements.lock pyproject.toml
 	uv pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 	pwd -P > $@
 
-help:
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/' | \
+		awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'

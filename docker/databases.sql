@@ -1,4 +1,4 @@
--- Each server has a database and a user of its own, with the password that its address names (compose.yaml).
+-- A database and a user for each server, with the password in its address (compose.yaml).
 \getenv mlflow_password MLFLOW_DATABASE_PASSWORD
 \getenv prefect_password PREFECT_DATABASE_PASSWORD
 CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';

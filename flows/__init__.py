@@ -1,15 +1,16 @@
-"""Prefect around DVC's graph. Prefect and DVC read these switches at import, the stages inherit them."""
+"""The pipeline as Prefect flows over DVC's stages; both read the environment below, which stages inherit."""
 
 import os
 from pathlib import Path
 
-import speech_rba  # noqa: F401  for what it sets in the environment of every process
+import speech_rba  # noqa: F401  it sets the environment of every process
 
 HOME = Path(__file__).parents[1] / "work" / "prefect"
-HOME.parent.mkdir(exist_ok=True)  # Prefect makes HOME alone, and warns where it cannot
+HOME.parent.mkdir(exist_ok=True)  # Prefect makes HOME but not its parent
 
 for name, value in {
     "PREFECT_HOME": str(HOME),
+    "PREFECT_LOGGING_COLORS": "false",  # it logs to files
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

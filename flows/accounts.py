@@ -1,7 +1,7 @@
-"""Who may do what on an MLflow server with accounts: the trainer registers candidates, the reviewer promotes them.
+"""Users of an MLflow server with accounts: the trainer registers candidates, the reviewer promotes them.
 
-The reviewer is the server's administrator and owns the model that champions are versions of; for the trainer, as for
-everyone, it is there to read. Doing it again sets the trainer's password anew.
+The reviewer is the server's administrator and owns the model whose versions are champions; the trainer and
+all others may read it. A second call sets the trainer's password again.
 """
 
 import os
@@ -13,7 +13,7 @@ import mlflow
 import mlflow.server
 from mlflow.exceptions import MlflowException
 
-from flows.supervisor import TRAINER
+from flows.servers import TRAINER
 from speech_rba.config import read_yaml
 from speech_rba.errors import UserError
 from speech_rba.registry.tracking import candidates, connect
@@ -23,18 +23,19 @@ def main() -> None:
     model_name = read_yaml(Path("params.yaml"))["register"]["model_name"]
     client, password = connect(model_name), os.environ["SPEECH_RBA_TRAINER_PASSWORD"]
     accounts = mlflow.server.get_app_client("basic-auth", tracking_uri=mlflow.get_tracking_uri())
-    if not made(lambda: accounts.create_user(TRAINER, password)):
+    if not create(lambda: accounts.create_user(TRAINER, password)):
         accounts.update_user_password(TRAINER, password)
-    made(lambda: client.create_registered_model(model_name))
-    experiment = client.get_experiment_by_name(model_name).experiment_id
-    made(lambda: accounts.grant_user_permission(TRAINER, "experiment", experiment, "MANAGE"))
+    create(lambda: client.create_registered_model(model_name))
+    experiment = client.get_experiment_by_name(model_name)
+    assert experiment is not None  # connect() creates it
+    create(lambda: accounts.grant_user_permission(TRAINER, "experiment", experiment.experiment_id, "MANAGE"))
     name = candidates(model_name)
-    if client.search_registered_models(f"name = '{name}'"):  # registered before there were accounts
-        made(lambda: accounts.grant_user_permission(TRAINER, "registered_model", name, "MANAGE"))
+    if client.search_registered_models(f"name = '{name}'"):  # it was registered without accounts
+        create(lambda: accounts.grant_user_permission(TRAINER, "registered_model", name, "MANAGE"))
 
 
-def made(action: Callable[[], object]) -> bool:
-    """Whether `action` made what it makes; False where that was there already."""
+def create(action: Callable[[], object]) -> bool:
+    """True after `action` created its object; False where it exists already."""
     try:
         action()
     except MlflowException as error:

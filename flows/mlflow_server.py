@@ -1,27 +1,15 @@
-"""`mlflow server` over this folder's store as one process: it becomes its uvicorn instead of starting it.
+"""`mlflow server` over the project's store, with the options that follow.
 
-As MLflow starts it, uvicorn outlives a killed parent, keeps the port, and a new server cannot bind to it.
+MLflow starts uvicorn as a child in its own process group; the supervisor ends the group (flows/services.py).
 """
 
-import os
 import sys
 
-import mlflow.server
 from mlflow.cli import cli
 
 from speech_rba.registry.tracking import STORE, database
 
-
-def become(command: list[str], extra_env: dict[str, str], **_: object) -> None:
-    os.execve(command[0], command, os.environ | extra_env)
-
-
 if __name__ == "__main__":
-    mlflow.server._exec_cmd = become  # private: the pinned version has it, and the supervisor's tests need it
-    places = [
-        "--backend-store-uri",
-        database(),
-        "--artifacts-destination",
-        str((STORE / "artifacts").resolve()),
-    ]
-    cli([*sys.argv[1:], *places], prog_name="mlflow")
+    store = ["--backend-store-uri", database()]
+    store += ["--artifacts-destination", str((STORE / "artifacts").resolve())]
+    cli([*sys.argv[1:], *store], prog_name="mlflow")

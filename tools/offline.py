@@ -1,6 +1,7 @@
-"""Runs a command with the network switched off, but for loopback: `python tools/offline.py COMMAND [ARG ...]`.
+"""Runs a command without network, but for loopback: `python tools/offline.py COMMAND [ARG ...]`.
 
-It takes a Linux network namespace, as root or with user namespaces; where neither is allowed it says so and goes on.
+It needs a Linux network namespace, as root or with user namespaces. Where neither is allowed, it says so and
+runs the command with the network.
 """
 
 import ctypes
@@ -15,16 +16,13 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # <linux/sockios.h>, <linux/if.h>
 
 
 def switch_off() -> bool:
-    """Whether this process now sees no network but its own loopback."""
+    """True after the network is off for this process; False where the machine does not allow that."""
     user, group = os.getuid(), os.getgid()
     if ctypes.CDLL(None).unshare(CLONE_NEWNET if user == 0 else CLONE_NEWUSER | CLONE_NEWNET):
         return False
     if user:
-        for name, text in {
-            "setgroups": "deny",
-            "uid_map": f"{user} {user} 1",
-            "gid_map": f"{group} {group} 1",
-        }.items():
+        maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
+        for name, text in maps.items():
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     with socket.socket() as any_socket:
@@ -33,8 +31,6 @@ def switch_off() -> bool:
 
 
 if __name__ == "__main__":
-    print(
-        "network: off" if switch_off() else "network: left on, this machine allows no network namespace",
-        flush=True,
-    )
+    left_on = "network: left on, this machine allows no network namespace"
+    print("network: off" if switch_off() else left_on, flush=True)
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -25,6 +25,12 @@ def run() -> None:
 
 
 @app.command()
+def stages() -> None:
+    """Print the graph of stages: what each waits for, whether it would run, and when it last ran."""
+    sys.exit(subprocess.call([sys.executable, "-m", "flows.graph_view"]))
+
+
+@app.command()
 def talk(
     file: Path,
     method: Annotated[str | None, typer.Option(help="sft, rba, or base for the untuned student")] = None,

@@ -1,4 +1,4 @@
-"""What must hold of docker/ and can be read from its files: Docker itself is not needed here."""
+"""The contents of docker/, without Docker."""
 
 import re
 from pathlib import Path
@@ -54,20 +54,22 @@ def environment(name: str) -> dict[str, str]:
     return SERVICES[name]["environment"]
 
 
-def test_each_worker_has_a_pool_of_its_own_and_reaps_it():
+def test_each_worker_serves_and_reaps_another_pool():
     commands = {name: SERVICES[name]["command"] for name in SERVICES if name.startswith("worker")}
     assert commands == {"worker": "python -m flows.worker local", "worker-gpu": "python -m flows.worker gpu"}
     assert "deploy" in SERVICES["worker-gpu"] and "deploy" not in SERVICES["worker"]
     assert environment("deployment")["SPEECH_RBA_POOL"] == "${NIGHTLY_POOL:-local}"
     for name in commands:
         assert SERVICES[name]["init"] and "deployment" in SERVICES[name]["depends_on"]
-        assert "SPEECH_RBA_POOL" not in environment(name)  # one service alone says where nightly runs
+        assert "SPEECH_RBA_POOL" not in environment(
+            name
+        )  # the service `deployment` alone says where nightly runs
 
 
-def test_no_secret_serves_two_ends():
-    """Each is known to the one that asks for it and to those that are let in by it, as one user."""
-    ends = {
-        "POSTGRES_PASSWORD": {"postgres"},  # its administrator: nobody else is
+def test_each_secret_is_known_to_one_server_and_its_clients():
+    """Each is known to the server that checks it and to its clients, which use it as one user."""
+    known_to = {
+        "POSTGRES_PASSWORD": {"postgres"},  # its administrator
         "MLFLOW_DATABASE_PASSWORD": {"postgres", "mlflow"},
         "PREFECT_DATABASE_PASSWORD": {"postgres", "prefect"},
         "S3_PASSWORD": {"storage", "mlflow"},
@@ -76,31 +78,27 @@ def test_no_secret_serves_two_ends():
         "TRAINER_PASSWORD": {"accounts", "deployment", "worker", "worker-gpu"},
         "OPERATOR_PASSWORD": {"prefect", "deployment", "worker", "worker-gpu"},
     }
-    found, keys = {}, {}
+    services, keys = {}, {}
     for name, service in SERVICES.items():
         for key, value in service.get("environment", {}).items():
             for secret in re.findall(r"\$\{(\w+):\?\}", value):
-                found.setdefault(secret, set()).add(name)
+                services.setdefault(secret, set()).add(name)
                 keys.setdefault((name, secret), []).append(key)
-    assert found == ends
+    assert services == known_to
     assert {where: names for where, names in keys.items() if len(names) > 1} == {}
     outside = re.sub(r"(?m)^      \w+: .*$|^  \w+: .*$|^#.*$", "", TEXT)
-    assert not re.search(r"\$\{\w+:\?\}", outside), (
-        "a secret on a command line is seen by whoever lists processes"
-    )
+    assert not re.search(r"\$\{\w+:\?\}", outside), "every user of a machine can list command lines"
 
 
 def test_databases_have_the_users_that_the_addresses_name():
-    made = (ROOT / "docker/databases.sql").read_text()
-    for name, key in {
-        "mlflow": "MLFLOW_BACKEND_STORE_URI",
-        "prefect": "PREFECT_API_DATABASE_CONNECTION_URL",
-    }.items():
+    sql = (ROOT / "docker/databases.sql").read_text()
+    addresses = {"mlflow": "MLFLOW_BACKEND_STORE_URI", "prefect": "PREFECT_API_DATABASE_CONNECTION_URL"}
+    for name, key in addresses.items():
         variable = f"{name.upper()}_DATABASE_PASSWORD"
         assert f"//{name}:${{{variable}:?}}@postgres/{name}" in environment(name)[key]
-        assert f"\\getenv {name}_password {variable}" in made
-        assert f"CREATE ROLE {name} LOGIN PASSWORD :'{name}_password';" in made
-        assert f"CREATE DATABASE {name} OWNER {name};" in made
+        assert f"\\getenv {name}_password {variable}" in sql
+        assert f"CREATE ROLE {name} LOGIN PASSWORD :'{name}_password';" in sql
+        assert f"CREATE DATABASE {name} OWNER {name};" in sql
         assert variable in environment("postgres")
 
 
@@ -119,8 +117,7 @@ def test_the_image_waits_without_spinning_and_a_person_may_switch_the_hub_on():
 
 
 def test_folders_that_volumes_are_mounted_on_belong_to_the_worker():
-    made = re.search(r"mkdir -p (.+?) && chown -R worker \.", (ROOT / "docker/Dockerfile").read_text())[
-        1
-    ].split()
+    dockerfile = (ROOT / "docker/Dockerfile").read_text()
+    folders = re.search(r"mkdir -p (.+?) && chown -R worker \.", dockerfile)[1].split()
     mounted = [volume.split(":")[1] for volume in SERVICES["worker"]["volumes"]]
-    assert [path.removeprefix("/home/worker/project/") for path in mounted] == made
+    assert [path.removeprefix("/home/worker/project/") for path in mounted] == folders

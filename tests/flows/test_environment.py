@@ -1,4 +1,4 @@
-"""What every process of the product has in its environment before it does anything."""
+"""The environment that importing the packages leaves."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SHOW = "import json, os, {module}; print(json.dumps(dict(os.environ)))"
 
 
 def environment(module: str, **given: str) -> dict[str, str]:
-    """That of a process that was given these and has imported the module."""
+    """That of a process started with `given`, after it imported the module."""
     names = ("no_proxy", "NO_PROXY", "OMP_WAIT_POLICY", "HF_HUB_OFFLINE")
     env = {k: v for k, v in os.environ.items() if k not in names} | {"PYTHONPATH": PATHS} | given
     code = SHOW.format(module=module)
@@ -36,12 +36,12 @@ def environment(module: str, **given: str) -> dict[str, str]:
         ({"NO_PROXY": "*"}, "*"),
     ],
 )
-def test_loopback_is_added_to_what_is_reached_directly(module, given, direct):
+def test_loopback_is_added_to_no_proxy(module, given, direct):
     env = environment(module, **given)
     assert env["no_proxy"] == env["NO_PROXY"] == direct
 
 
-def test_a_flow_and_its_children_wait_without_spinning_and_keep_the_persons_word_on_the_hub():
+def test_threads_wait_without_spinning_and_the_hub_is_off_unless_the_environment_says_otherwise():
     assert environment("flows")["OMP_WAIT_POLICY"] == "passive"
     assert environment("flows", OMP_WAIT_POLICY="active")["OMP_WAIT_POLICY"] == "active"
     assert environment("flows")["HF_HUB_OFFLINE"] == "1"
@@ -58,7 +58,7 @@ class Hello(BaseHTTPRequestHandler):
         pass
 
 
-ASK = """
+FETCH = """
 import sys, urllib.request, {module}
 import httpx, requests
 url = sys.argv[1]
@@ -73,11 +73,14 @@ def test_every_client_reaches_a_server_of_this_machine_past_a_dead_proxy(proxy):
     Thread(target=server.serve_forever, daemon=True).start()
     env = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | {"PYTHONPATH": PATHS}
     env |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), proxy)
-    ask = [sys.executable, "-c", ASK.format(module="speech_rba"), f"http://127.0.0.1:{server.server_port}/"]
-    done = subprocess.run(ask, env=env, check=True, capture_output=True, text=True)
+    fetch = [
+        sys.executable,
+        "-c",
+        FETCH.format(module="speech_rba"),
+        f"http://127.0.0.1:{server.server_port}/",
+    ]
+    done = subprocess.run(fetch, env=env, check=True, capture_output=True, text=True)
     assert done.stdout == "hello hello hello\n"
-    ask[2] = ASK.format(module="json")
-    assert (
-        subprocess.run(ask, env=env, check=False, capture_output=True).returncode == 1
-    )  # it is the import that helps
+    fetch[2] = FETCH.format(module="json")  # without the import all three use the proxy
+    assert subprocess.run(fetch, env=env, check=False, capture_output=True).returncode == 1
     server.shutdown()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from flows import nightly, stages
 from speech_rba.errors import UserError
@@ -32,31 +33,33 @@ HOSTILE = """
 """
 
 
-@pytest.fixture(autouse=True)
-def person(tmp_path, monkeypatch):
-    """A machine that knows nobody's name, and is set up against all that nightly does."""
-    for folder in (tmp_path / "hooks", tmp_path / "template/hooks"):
+@pytest.fixture(scope="module", autouse=True)
+def machine(tmp_path_factory):
+    """A machine without git's user.name, whose hooks and settings refuse all that nightly does."""
+    home = tmp_path_factory.mktemp("home")
+    for folder in (home / "hooks", home / "template/hooks"):
         folder.mkdir(parents=True)
         for name in HOOKS:
             (folder / name).write_text("#!/bin/sh\necho no >&2\nexit 1\n")
             (folder / name).chmod(0o755)
-    settings = HOSTILE.format(hooks=tmp_path / "hooks", template=tmp_path / "template")
-    (tmp_path / "gitconfig").write_text(settings)
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    (home / "gitconfig").write_text(HOSTILE.format(hooks=home / "hooks", template=home / "template"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", str(home / "gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("HOME", str(home))
+        yield
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """As a person types it who names themself and whom no hook stops."""
-    own = (
+    """What git prints to a person who has a name and no hooks."""
+    settings = (
         "user.name=a",
         "user.email=a@b",
         "commit.gpgSign=false",
         "core.hooksPath=/dev/null",
         "merge.ff=true",
     )
-    command = ["git", *(word for value in own for word in ("-c", value)), *arguments]
+    command = ["git", *(word for value in settings for word in ("-c", value)), *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -68,34 +71,39 @@ def commit(folder: Path, name: str, text: str) -> str:
     return git(folder, "rev-parse", "HEAD")
 
 
-@pytest.fixture(scope="session")
-def begun(tmp_path_factory) -> Path:
-    """A folder that git and DVC know, without a commit."""
-    folder = tmp_path_factory.mktemp("begun")
+@pytest.fixture(scope="module")
+def template(machine, tmp_path_factory) -> Path:
+    """A project with one commit, and its clone."""
+    folder = tmp_path_factory.mktemp("template") / "project"
+    folder.mkdir()
     git(folder, "init", "-q", "-b", "trunk")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    return folder
-
-
-@pytest.fixture
-def project(begun, tmp_path) -> Path:
-    folder = tmp_path / "it's a (pröject)"
-    shutil.copytree(begun, folder)
     (folder / "params.yaml").write_text("a: 1\n")
     git(folder, "add", ".")
     commit(folder, "code.py", "1")
+    nightly.prepare(folder, folder / "work/nightly")
     return folder
 
 
 @pytest.fixture
-def clone(project) -> Path:
+def project(template, tmp_path) -> Path:
+    """A copy of the template, in a folder whose name needs quotes, without the clone."""
+    folder = tmp_path / "it's a (pröject)"
+    shutil.copytree(template, folder, ignore=shutil.ignore_patterns("work"))
+    return folder
+
+
+@pytest.fixture
+def clone(template, project) -> Path:
+    """As `prepare` makes it for the project: to start dvc for each test would take seconds."""
     folder = project / "work/nightly"
-    nightly.prepare(project, folder)
+    shutil.copytree(template / "work/nightly", folder)
+    git(folder, "remote", "set-url", "origin", str(project))
     return folder
 
 
 def run(clone: Path, result: str) -> tuple[str, str]:
-    """A whole run without its stages: they would write `result` into dvc.lock."""
+    """Commit and branch of a run whose stages write `result` into dvc.lock."""
     nightly.update(clone)
     (clone / "dvc.lock").write_text(result)
     return nightly.save(clone, "done")
@@ -104,24 +112,24 @@ def run(clone: Path, result: str) -> tuple[str, str]:
 def test_a_run_takes_the_newest_commit_and_leaves_one(project, clone):
     run(clone, "first")
     commit(project, "code.py", "2")
-    made, place = run(clone, "second")
-    assert place == "nightly" and git(project, "rev-parse", "nightly") == made
+    head, branch = run(clone, "second")
+    assert branch == "nightly" and git(project, "rev-parse", "nightly") == head
     assert (
         git(project, "show", "nightly:dvc.lock") == "second"
         and git(project, "show", "nightly:code.py") == "2"
     )
     assert git(project, "log", "-1", "--format=%an <%ae>", "nightly") == "nightly <nightly@localhost>"
-    assert run(clone, "second") == (made, "nightly")  # nothing changed, nothing is committed
+    assert run(clone, "second") == (head, "nightly")  # nothing changed, nothing is committed
 
 
-def test_what_a_killed_run_left_is_gone(project, clone):
+def test_uncommitted_files_of_a_killed_run_are_gone(project, clone):
     run(clone, "first")
     (clone / "params.yaml").write_text("a: 2\n")
     assert nightly.update(clone).startswith("runs trunk at ")
     assert (clone / "params.yaml").read_text() == "a: 1\n"
 
 
-def test_a_seed_is_committed_before_it_runs_and_outlives_a_run_that_failed(project, clone, monkeypatch):
+def test_a_seed_is_committed_before_the_run_and_kept_after_a_failed_one(project, clone, monkeypatch):
     commit(project, "params.yaml", (ROOT / "params.yaml").read_text())
     nightly.update(clone)
     monkeypatch.chdir(clone)
@@ -135,7 +143,7 @@ def test_a_seed_is_committed_before_it_runs_and_outlives_a_run_that_failed(proje
     assert "  seed: 7\n" in (clone / "params.yaml").read_text() and (clone / "code.py").read_text() == "2"
 
 
-def test_the_branch_in_use_is_the_one_that_the_project_stands_on(project, tmp_path):
+def test_the_branch_that_the_project_has_checked_out_runs(project, tmp_path):
     """`make up` first on a feature branch that never comes to trunk, then trunk goes on."""
     git(project, "checkout", "-q", "-b", "feature")
     commit(project, "feature.py", "x")
@@ -153,7 +161,7 @@ def test_the_branch_in_use_is_the_one_that_the_project_stands_on(project, tmp_pa
     assert (clone / "code.py").read_text() == "2" and (clone / "feature.py").exists()
 
 
-def test_a_commit_that_was_taken_back_does_not_run_on(project, clone):
+def test_a_commit_that_was_reset_is_taken_out_of_nightly(project, clone):
     commit(project, "bad.py", "x")
     run(clone, "first")
     assert (clone / "bad.py").exists()
@@ -163,20 +171,20 @@ def test_a_commit_that_was_taken_back_does_not_run_on(project, clone):
     assert git(project, "show", "nightly:dvc.lock") == "second"
 
 
-def test_standing_on_nightly_the_branch_before_runs_and_its_commits_wait(project, clone):
+def test_while_nightly_is_checked_out_the_last_branch_runs_and_its_commits_wait(project, clone):
     run(clone, "first")
     git(project, "checkout", "-q", "nightly")
     newest = git(project, "rev-parse", "trunk")
     assert nightly.update(clone) == f"runs trunk at {newest[:12]}"
     (clone / "dvc.lock").write_text("second")
-    made, place = nightly.save(clone, "done")
-    assert place == "nightly-waiting" and git(project, "rev-parse", "nightly-waiting") == made
+    head, branch = nightly.save(clone, "done")
+    assert branch == "nightly-waiting" and git(project, "rev-parse", "nightly-waiting") == head
     assert (project / "dvc.lock").read_text() == "first" and git(
         project, "status", "--porcelain"
     ) == "?? work/"
     git(project, "checkout", "-q", "trunk")
-    made, place = run(clone, "third")
-    assert place == "nightly" and git(project, "rev-parse", "nightly") == made
+    head, branch = run(clone, "third")
+    assert branch == "nightly" and git(project, "rev-parse", "nightly") == head
     assert git(project, "branch", "--list", "nightly-waiting") == ""
 
 
@@ -185,11 +193,11 @@ def test_a_commit_on_nightly_in_the_project_is_kept(project, clone):
     git(project, "checkout", "-q", "nightly")
     commit(project, "note.md", "x")
     git(project, "checkout", "-q", "trunk")
-    made, _ = run(clone, "second")
-    assert git(project, "rev-parse", "nightly") == made and git(project, "show", "nightly:note.md") == "x"
+    head, _ = run(clone, "second")
+    assert git(project, "rev-parse", "nightly") == head and git(project, "show", "nightly:note.md") == "x"
 
 
-def test_standing_on_nightly_at_the_first_make_up_it_goes_on(project, clone):
+def test_with_nightly_checked_out_at_the_first_make_up_nightly_goes_on(project, clone):
     run(clone, "first")
     git(project, "checkout", "-q", "nightly")
     shutil.rmtree(clone)
@@ -198,7 +206,7 @@ def test_standing_on_nightly_at_the_first_make_up_it_goes_on(project, clone):
     assert git(project, "show", "nightly-waiting:dvc.lock") == "second"
 
 
-def test_a_detached_head_runs_what_ran_before_or_else_itself(project, clone):
+def test_a_detached_head_runs_the_last_branch_or_else_its_commit(project, clone):
     newest = git(project, "rev-parse", "HEAD")
     git(project, "checkout", "-q", "--detach")
     assert nightly.update(clone) == f"runs HEAD at {newest[:12]}"
@@ -212,7 +220,7 @@ def test_a_detached_head_runs_what_ran_before_or_else_itself(project, clone):
     assert nightly.update(clone) == f"runs trunk at {newest[:12]}" and (clone / "code.py").read_text() == "1"
 
 
-def test_a_branch_that_is_gone_is_named(project, clone):
+def test_a_deleted_branch_is_named(project, clone):
     git(project, "checkout", "-q", "-b", "feature")
     run(clone, "first")
     git(project, "checkout", "-q", "nightly")
@@ -232,7 +240,7 @@ def conflicting(project, clone) -> str:
     return commit(project, "params.yaml", "a: 3\n")
 
 
-def test_a_conflict_is_one_line_until_it_is_mended_as_it_says(project, clone, conflicting):
+def test_a_conflict_is_one_line_that_says_how_to_mend_it(project, clone, conflicting):
     for _ in range(2):
         with pytest.raises(UserError) as caught:
             nightly.update(clone)
@@ -246,7 +254,7 @@ def test_a_conflict_is_one_line_until_it_is_mended_as_it_says(project, clone, co
     assert (clone / "params.yaml").read_text() == "a: 3\n" and (clone / "code.py").read_text() == "2"
 
 
-def test_a_conflict_that_a_person_merged_by_hand_is_no_more(project, clone, conflicting):
+def test_a_conflict_that_a_person_merged_by_hand_is_solved(project, clone, conflicting):
     with pytest.raises(UserError, match="or merge it there by hand"):
         nightly.update(clone)
     with pytest.raises(subprocess.CalledProcessError):
@@ -258,7 +266,7 @@ def test_a_conflict_that_a_person_merged_by_hand_is_no_more(project, clone, conf
     assert (clone / "params.yaml").read_text() == "a: 4\n" and (clone / "code.py").read_text() == "3"
 
 
-def test_a_dvc_lock_that_both_wrote_is_no_conflict(project, clone):
+def test_a_dvc_lock_that_both_changed_is_no_conflict(project, clone):
     commit(project, "dvc.lock", "of the project")
     run(clone, "first")
     commit(project, "dvc.lock", "of the project, again")
@@ -275,13 +283,13 @@ def test_a_project_without_a_commit_is_refused(tmp_path):
         nightly.prepare(tmp_path / "empty", tmp_path / "clone")
 
 
-def test_what_is_not_committed_is_named(project, clone):
+def test_uncommitted_files_are_named(project, clone):
     assert nightly.uncommitted(project) == ""
     (project / "code.py").write_text("3")
     assert nightly.uncommitted(nightly.source(clone)) == "code.py"
 
 
-def test_a_renamed_project_and_a_copy_have_a_clone_of_their_own(project, clone, tmp_path):
+def test_a_renamed_project_and_its_copy_have_separate_clones(project, clone, tmp_path):
     run(clone, "first")
     renamed = project.rename(tmp_path / "renamed")
     copy = tmp_path / "copy"
@@ -289,13 +297,10 @@ def test_a_renamed_project_and_a_copy_have_a_clone_of_their_own(project, clone, 
     for place, text in ((renamed, "of the renamed"), (copy, "of the copy")):
         commit(place, "code.py", text)
         nightly.prepare(place, place / "work/nightly")
-        made, _ = run(place / "work/nightly", text)
-        assert git(place, "rev-parse", "nightly") == made and git(place, "show", "nightly:code.py") == text
-        cache = [sys.executable, "-m", "dvc", "cache", "dir"]
-        said = subprocess.run(
-            cache, cwd=place / "work/nightly", capture_output=True, text=True, check=True
-        ).stdout
-        assert said.strip() == str(place / ".dvc/cache")
+        head, _ = run(place / "work/nightly", text)
+        assert git(place, "rev-parse", "nightly") == head and git(place, "show", "nightly:code.py") == text
+        with Repo(place / "work/nightly") as repo:
+            assert repo.cache.local.path == str(place / ".dvc/cache/files/md5")
     assert git(renamed, "show", "nightly:code.py") == "of the renamed"
 
 
@@ -307,7 +312,7 @@ def test_git_refusals_are_one_line(project, clone):
     assert "\n" not in str(caught.value) and "hint:" not in str(caught.value)
 
 
-def test_another_owner_of_the_repository_is_told(project, monkeypatch):
+def test_a_repository_of_another_user_is_refused(project, monkeypatch):
     monkeypatch.chdir(project)
     (project / "dvc.yaml").touch()
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for this

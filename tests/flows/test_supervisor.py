@@ -14,20 +14,26 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-from browser import CHROMIUM, Browser
+from playwright.sync_api import Page, expect, sync_playwright
 
-from flows import supervisor
+from flows import reaper, supervisor
+from flows.reaper import Reaper
 from speech_rba.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEAD_PROXY = "http://127.0.0.1:9"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 STAGE = """
 import ctypes, pathlib, signal, sys, time
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage does
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage
 name, *deps = sys.argv[1:]
 with open(pathlib.Path(__file__).parent / "../../runs.txt", "a") as runs:
     runs.write(name + "\\n")
@@ -71,45 +77,40 @@ class Up:
 
     def __init__(self, project: Path):
         self.project, ports = project, [free_port(), free_port()]
-        env = {
-            k: v
-            for k, v in os.environ.items()
-            if k not in ("SHELL", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
-        }
-        env |= {
-            "PYTHONPATH": f"{project}/src:{project}",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-        }
-        env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-        env = {k: v for k, v in env.items() if k.lower() != "no_proxy"}
-        env |= dict.fromkeys(
-            ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"), DEAD_PROXY
-        )
-        env["PREFECT_WORKER_QUERY_SECONDS"] = "3"
-        command = [sys.executable, "-m", "flows.supervisor", "--mlflow-port", str(ports[0]), "--prefect-port"]
+        command = [sys.executable, "-m", "flows.supervisor"]
+        command += ["--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
         with open(project / "up.txt", "w") as output:
-            options = {"cwd": project, "env": env, "stdout": output, "stderr": subprocess.STDOUT}
-            self.process = subprocess.Popen([*command, str(ports[1])], **options)
+            options = {
+                "cwd": project,
+                "env": environment(project),
+                "stdout": output,
+                "stderr": subprocess.STDOUT,
+            }
+            self.process = subprocess.Popen(command, **options)
         self.mlflow, self.prefect = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
-        self.api = supervisor.Prefect(f"{self.prefect}/api", "")
-        wait_for(lambda: "Stop:" in self.said(), 180, self.said)
+        self.api = Reaper(f"{self.prefect}/api", "", "local")
+        wait_for(lambda: "Stop:" in self.output(), 180, self.output)
         self.deployment = json.loads(get(f"{self.prefect}/api/deployments/name/nightly/nightly"))["id"]
 
-    def said(self) -> str:
+    def output(self) -> str:
         assert self.process.poll() in (None, 0), (self.project / "up.txt").read_text()
         return (self.project / "up.txt").read_text()
 
-    def ask(self, path: str, body: dict | list) -> list | dict:
-        return patiently(lambda: self.api.ask(path, body))
+    def post(self, path: str, body: dict | list) -> list | dict:
+        return retry_while_busy(lambda: self.api.post(path, body))
 
     def child(self, word: str) -> psutil.Process:
         """The newest direct child whose command holds `word`."""
         children = psutil.Process(self.process.pid).children()
         return max((c for c in children if word in " ".join(c.cmdline())), key=lambda c: c.create_time())
 
+    def descendant(self, word: str) -> psutil.Process:
+        """The newest process below whose command holds `word`."""
+        return max((p for p in self.everyone() if word in command_of(p)), key=lambda p: p.create_time())
+
     def start_run(self, **parameters) -> str:
         path = f"/deployments/{self.deployment}/create_flow_run"
-        return self.ask(path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
+        return self.post(path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
 
     def state(self, run_id: str) -> dict:
         return json.loads(get(f"{self.prefect}/api/flow_runs/{run_id}"))["state"]
@@ -134,8 +135,17 @@ class Up:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-def patiently(call):
-    """What `call` gives, asked again while the server's database is busy (503), as Prefect's own client does."""
+def environment(project: Path) -> dict[str, str]:
+    """That of a machine with a proxy that is down, without git settings and $SHELL."""
+    dropped = ("shell", "prefect_api_url", "mlflow_tracking_uri", "no_proxy")
+    env = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
+    env |= {"PYTHONPATH": f"{project}/src:{project}", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    return env | dict.fromkeys(PROXIES, DEAD_PROXY)
+
+
+def retry_while_busy(call: Callable):
+    """The result of `call`, called again while the server's database is busy (503)."""
     for _ in range(30):
         try:
             return call()
@@ -151,7 +161,7 @@ def get(url: str, method: str = "GET") -> bytes:
         with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as reply:
             return reply.read()
 
-    return patiently(once)
+    return retry_while_busy(once)
 
 
 def free_port() -> int:
@@ -159,11 +169,18 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait_for(condition, seconds, say=lambda: "waited in vain"):
+def wait_for(condition, seconds, complaint=lambda: "waited in vain"):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, say()
+        assert time.monotonic() < deadline, complaint()
         time.sleep(0.1)
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def gone(process: psutil.Process) -> bool:
@@ -179,75 +196,104 @@ def runs(project: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def up(project):
-    made = Up(project)
-    yield made
-    if made.process.poll() is None:
-        everyone = made.everyone()
-        made.process.terminate()
-        made.process.wait(60)
+    up = Up(project)
+    yield up
+    if up.process.poll() is None:
+        everyone = up.everyone()
+        up.process.terminate()
+        up.process.wait(60)
         wait_for(lambda: all(gone(p) for p in everyone), 15, lambda: [p for p in everyone if not gone(p)])
 
 
-def test_a_run_leaves_a_commit_and_an_unchanged_one_computes_nothing(up, project):
-    state = up.wait_for_end(up.start_run(seed=7))
+@pytest.fixture(scope="module")
+def seeded_run(up) -> str:
+    """The id of a run with the seed 7 that has ended."""
+    run_id = up.start_run(seed=7)
+    up.wait_for_end(run_id)
+    return run_id
+
+
+def test_a_run_leaves_a_commit_of_its_results(up, project, seeded_run):
+    state = up.state(seeded_run)
     assert state["type"] == "COMPLETED", state
     assert runs(project) == ["first", "last"]
     assert "seed: 7" in git(project, "show", "nightly:params.yaml")
-    made = (project / "work/nightly/last").read_text()
-    assert made.startswith("lastfirst# The only place") and "\n  seed: 7\n" in made
+    result = (project / "work/nightly/last").read_text()
+    assert result.startswith("lastfirst# The only place") and "\n  seed: 7\n" in result
     commit = git(project, "rev-parse", "nightly").strip()
     assert state["message"].startswith(f"commit {commit[:12]}")
-    again = up.wait_for_end(up.start_run())
-    assert again["message"] == f"commit {commit[:12]}; first: Skipped, last: Skipped"
-    assert git(project, "rev-parse", "nightly").strip() == commit
 
 
-def test_a_schedule_that_a_person_sets_makes_runs_and_outlives_another_deploy(up, project):
-    schedule = {"schedule": {"interval": 10}, "active": True}
-    up.ask(f"/deployments/{up.deployment}/schedules", [schedule])
-    chosen = {"flow_runs": {"deployment_id": {"any_": [up.deployment]}, "tags": {"all_": ["auto-scheduled"]}}}
-    done = {"flow_runs": chosen["flow_runs"] | {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    wait_for(lambda: up.ask("/flow_runs/filter", done), 120, lambda: up.ask("/flow_runs/filter", chosen))
+def test_a_schedule_starts_a_run_that_computes_nothing_and_is_kept_by_another_deploy(up, project, seeded_run):
+    commit = git(project, "rev-parse", "nightly").strip()
+    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+    path = f"/deployments/{up.deployment}/schedules"
+    up.post(path, [{"schedule": {"interval": 86_400, "anchor_date": soon}, "active": True}])
     deploy(up, project, "local")
-    deployment = json.loads(get(f"{up.prefect}/api/deployments/{up.deployment}"))
-    [kept] = deployment["schedules"]
-    assert kept["active"] and kept["schedule"]["interval"] == 10
-    get(f"{up.prefect}/api/deployments/{up.deployment}/schedules/{kept['id']}", "DELETE")
-    open_states = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
-    wait_for(lambda: not up.ask("/flow_runs/filter", {"flow_runs": open_states}), 120)
+    [kept] = json.loads(get(f"{up.prefect}/api{path}"))
+    assert kept["active"] and kept["schedule"]["interval"] == 86_400
+    scheduled = {"deployment_id": {"any_": [up.deployment]}, "tags": {"all_": ["auto-scheduled"]}}
+    ended = {"flow_runs": scheduled | {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+    wait_for(lambda: up.post("/flow_runs/filter", ended), 120)
+    [run] = up.post("/flow_runs/filter", ended)
+    assert run["state"]["message"] == f"commit {commit[:12]}; first: Skipped, last: Skipped"
+    assert git(project, "rev-parse", "nightly").strip() == commit
+    get(f"{up.prefect}/api{path}/{kept['id']}", "DELETE")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, project, tmp_path):
-    run_id = up.start_run()
-    assert up.wait_for_end(run_id)["type"] == "COMPLETED"
+@pytest.fixture
+def page():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def click_until(page: Page, done: Callable[[], bool], *names: str) -> None:
+    """Clicks the first button of these names that is visible, again after ten seconds without effect.
+
+    A page that still loads may miss a click, and a busy server may refuse a form.
+    """
+    clicked, deadline = 0.0, time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline, f"no effect of clicking {names}: {page.inner_text('body')}"
+        buttons = [page.get_by_role("button", name=name, exact=True) for name in names]
+        visible = [button.last for button in buttons if button.count() and button.last.is_visible()]
+        if visible and time.monotonic() > clicked + 10:
+            visible[0].click()
+            clicked = time.monotonic()
+        page.wait_for_timeout(200)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: no page was opened")
+def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, seeded_run, page):
+    page.goto(f"{up.prefect}/runs/flow-run/{seeded_run}")
+    expect(page.get_by_text("Completed").first).to_be_visible(timeout=60_000)
+    page.get_by_text("Artifacts", exact=True).first.click()
+    expect(page.get_by_text("commit", exact=True).first).to_be_visible(timeout=60_000)
+    page.get_by_text("Subflow Runs", exact=True).first.click()
+    expect(page.get_by_text("pipeline").first).to_be_visible(timeout=60_000)
     schedules = f"{up.prefect}/api/deployments/{up.deployment}/schedules"
-    with Browser(tmp_path / "profile") as page:
-        page.open(f"{up.prefect}/runs/flow-run/{run_id}", "Completed")
-        page.click("Artifacts")
-        page.expect("commit")
-        page.click("Subflow Runs")
-        page.expect("pipeline")
-        page.picture(tmp_path / "run.png")
-        page.open(f"{up.prefect}/deployments/deployment/{up.deployment}", "nightly")
-        assert json.loads(get(schedules)) == []
-        page.click_until(lambda: "Save" in page.text(), "Schedule")
-        page.click_until(lambda: json.loads(get(schedules)) != [], "Save", "Schedule")
-        page.expect("Hourly")
-        page.picture(tmp_path / "deployment.png")
-        page.open(f"{up.mlflow}/#/models", "Registered Models")
-    [made] = json.loads(get(schedules))
-    assert made["active"] and made["schedule"]["interval"] == 3600
-    get(f"{schedules}/{made['id']}", "DELETE")
+    assert json.loads(get(schedules)) == []
+    page.goto(f"{up.prefect}/deployments/deployment/{up.deployment}")
+    save = page.get_by_role("button", name="Save", exact=True)
+    click_until(page, lambda: save.count() > 0, "Schedule")
+    click_until(page, lambda: json.loads(get(schedules)) != [], "Save", "Schedule")
+    page.goto(f"{up.mlflow}/#/models")
+    expect(page.get_by_text("Registered Models").first).to_be_visible(timeout=60_000)
+    [schedule] = json.loads(get(schedules))
+    assert schedule["active"] and schedule["schedule"]["interval"] == 3600
+    get(f"{schedules}/{schedule['id']}", "DELETE")
 
 
 def deploy(up: Up, project: Path, pool: str) -> dict[str, str]:
-    """The environment in which the deployment was made for the pool."""
+    """The environment of a client, after the deployment was made for the pool."""
     env = os.environ | {"PREFECT_API_URL": f"{up.prefect}/api", "PYTHONPATH": f"{project}/src:{project}"}
-    env |= {"SPEECH_RBA_POOL": pool, "PREFECT_WORKER_QUERY_SECONDS": "3"}
-    subprocess.run(
-        [sys.executable, "-m", "flows.deployment", "work/nightly"], cwd=project, env=env, check=True
-    )
+    env |= {"SPEECH_RBA_POOL": pool, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    command = [sys.executable, "-m", "flows.deployment", "work/nightly"]
+    subprocess.run(command, cwd=project, env=env, check=True)
     return env
 
 
@@ -256,11 +302,11 @@ def test_a_worker_of_another_pool_runs_nightly_and_a_pool_reaps_its_own_runs_alo
     try:
         deploy(up, project, "third")
         path = f"/deployments/{up.deployment}/create_flow_run"
-        lost = up.ask(path, {"state": {"type": "PENDING"}})["id"]
+        lost = up.post(path, {"state": {"type": "PENDING"}})["id"]
         for pool, state in (("gpu", "PENDING"), ("third", "CRASHED")):
-            reaper = supervisor.Prefect(up.api.api, "", pool)
+            pool_reaper = Reaper(up.api.api, "", pool)
             for _ in range(2):
-                patiently(reaper.reap)
+                retry_while_busy(pool_reaper.reap)
             assert up.state(lost)["type"] == state
         env = deploy(up, project, "gpu")
         worker = subprocess.Popen([sys.executable, "-m", "flows.worker", "gpu"], cwd=project, env=env)
@@ -275,7 +321,7 @@ def test_a_worker_of_another_pool_runs_nightly_and_a_pool_reaps_its_own_runs_alo
 
 
 def flow_processes(up: Up) -> list[psutil.Process]:
-    """The process of the run at work and all it started."""
+    """The process of the running flow and all below it."""
     return [p for p in up.child("worker").children(recursive=True) if "PREFECT__FLOW_RUN_ID" in p.environ()]
 
 
@@ -283,7 +329,7 @@ def flow_processes(up: Up) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     "victims", [["stage.py"], ["dvc"], ["prefect.engine"], ["worker"], ["worker", "prefect.engine"]]
 )
-def test_whoever_is_killed_the_next_run_goes_on(up, project, victims):
+def test_after_any_process_is_killed_the_next_run_goes_on(up, project, victims):
     seed = 20 + sum(map(ord, "".join(victims)))
     run_id = up.start_sleeping_run(seed=seed)
     everyone = [up.child("worker"), *flow_processes(up)]
@@ -302,10 +348,10 @@ def test_whoever_is_killed_the_next_run_goes_on(up, project, victims):
 
 
 @pytest.mark.faults
-def test_a_run_that_is_cancelled_leaves_nobody(up, project):
+def test_a_cancelled_run_leaves_no_process(up, project):
     run_id = up.start_sleeping_run(seed=31)
     at_work = flow_processes(up)
-    up.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    up.post(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     assert up.wait_for_end(run_id)["type"] == "CANCELLED"
     wait_for(lambda: all(gone(p) for p in at_work), 15, lambda: [p for p in at_work if not gone(p)])
     up.wake()
@@ -325,20 +371,21 @@ def test_of_two_runs_the_second_waits(up, project):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["mlflow.server", "prefect_server"])
+@pytest.mark.parametrize("name", ["mlflow_server", "mlflow.server.fastapi_app", "prefect_server"])
 def test_a_server_that_is_killed_under_a_run_comes_back_and_the_run_ends_well(up, name):
-    run_id = up.start_sleeping_run(seed=ord(name[0]))
-    up.child(name).kill()
-    url = up.mlflow + "/health" if name == "mlflow.server" else up.prefect + "/api/health"
+    run_id = up.start_sleeping_run(seed=100 + len(name))
+    killed = up.descendant(name)
+    killed.kill()
+    url = up.mlflow + "/health" if name.startswith("mlflow") else up.prefect + "/api/health"
+    wait_for(lambda: gone(killed), 10)
 
     def back() -> bool:
         try:
-            return bool(get(url))
-        except OSError:
+            return up.descendant(name).pid != killed.pid and bool(get(url))
+        except (OSError, ValueError):  # no answer, no process
             return False
 
-    time.sleep(0.5)
-    wait_for(back, 60)
+    wait_for(back, 90)
     up.wake()
     assert up.wait_for_end(run_id)["type"] == "COMPLETED"
 
@@ -355,31 +402,31 @@ def test_a_locked_database_is_waited_for(up, project):
     assert up.wait_for_end(run_id)["type"] == "COMPLETED"
 
 
-def test_prefect_is_asked_for_lost_runs_when_a_process_came_or_went(monkeypatch):
-    asked, running = [], []
-    down = [True]
+def test_the_reaper_asks_prefect_only_after_a_process_came_or_went(monkeypatch):
+    requests: list[str] = []
+    running: list[str] = []
+    errors = [OSError("the server starts")]
 
-    class Api(supervisor.Prefect):
-        def ask(self, path, body):
-            if down:
-                down.clear()
-                raise OSError("it is on its way up")
-            asked.append(path)
-            open_run = {"id": "r", "name": "n", "state": {"type": "RUNNING"}}
-            return [open_run] if path == "/flow_runs/filter" and "parent" not in str(body) else []
+    def post(self, path, body):
+        if errors:
+            raise errors.pop()
+        requests.append(path)
+        open_run = {"id": "r", "name": "n", "state": {"type": "RUNNING"}}
+        return [open_run] if path == "/flow_runs/filter" and "parent" not in str(body) else []
 
-    monkeypatch.setattr(supervisor, "running_flows", lambda: running)
-    api = Api("", "")
+    monkeypatch.setattr(reaper, "running_flows", lambda: running)
+    monkeypatch.setattr(Reaper, "post", post)
+    looker = Reaper("", "", "local")
     running[:] = ["r"]
     with pytest.raises(OSError):
-        api.reap()
+        looker.reap()
     looks = []
     for alive in (["r"], ["r"], ["r"], [], []):
-        running[:], before = alive, len(asked)
-        api.reap()
-        looks.append(asked[before:])
-    assert looks[:4] == [["/flow_runs/filter"], [], [], ["/flow_runs/filter"]]  # the last found it lost
-    assert looks[4][-1] == "/flow_runs/r/set_state"  # and so did the next
+        running[:], before = alive, len(requests)
+        looker.reap()
+        looks.append(requests[before:])
+    assert looks[:4] == [["/flow_runs/filter"], [], [], ["/flow_runs/filter"]]  # the last look misses it once
+    assert looks[4][-1] == "/flow_runs/r/set_state"  # missed twice: it is closed
 
 
 def test_servers_listen_on_loopback_alone(up):
@@ -401,13 +448,13 @@ def test_pages_of_other_origins_may_not_ask(up):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
-def test_nobody_outlives_the_supervisor(up, project, sign):
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_supervisor(up, project, signal_number):
     if up.process.poll() is not None:
         up.__init__(project)
-    up.start_sleeping_run(seed=5000 + sign)  # a seed that no other test has made data for
+    up.start_sleeping_run(seed=5000 + signal_number)  # a seed that no other test has made data for
     everyone = up.everyone()
-    up.process.send_signal(sign)
+    up.process.send_signal(signal_number)
     up.process.wait(60)
     wait_for(lambda: all(gone(p) for p in everyone), 15, lambda: [p for p in everyone if not gone(p)])
     up.wake()
@@ -431,7 +478,9 @@ def test_a_renamed_project_runs_under_its_new_name(up, project):
 def test_a_port_in_use_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port} of 127.0.0.1 cannot be used \(.*\): stop") as said:
+        with pytest.raises(
+            UserError, match=rf"port {port} of 127.0.0.1 cannot be used \(.*\): stop"
+        ) as caught:
             supervisor.check_port(port, "--mlflow-port")
-    assert f"make up ARGS='--mlflow-port {port + 1}'" in str(said.value) and "\n" not in str(said.value)
+    assert f"make up ARGS='--mlflow-port {port + 1}'" in str(caught.value) and "\n" not in str(caught.value)
     supervisor.check_port(port, "--mlflow-port")  # it is free again

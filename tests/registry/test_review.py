@@ -27,7 +27,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("review")
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as free:
         patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", f"{ROOT}/src{os.pathsep}{ROOT}")
         for user, password in PASSWORDS.items():
             patch.setenv(f"SPEECH_RBA_{user.upper()}_PASSWORD", password)
         patch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
@@ -35,9 +35,9 @@ def server(tmp_path_factory):
         Path("params.yaml").write_text(f"register: {{model_name: {NAME}}}")
         port = free.getsockname()[1]
         free.close()
-        mlflow, _, worker = supervisor.services(port, 1, folder, supervisor.read_passwords())
-        mlflow.start()
-        mlflow.wait()
+        setup = supervisor.Setup(port, 1, folder, supervisor.read_passwords())
+        mlflow, _, worker = supervisor.services(setup)
+        mlflow.wait(mlflow.start())
         supervisor.make_accounts(worker.env, PASSWORD)
         supervisor.make_accounts(worker.env, PASSWORD)  # as after a restart
         yield worker.env | {"HOME_OF_TESTS": str(folder)}

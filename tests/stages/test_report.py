@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from browser import CHROMIUM
 
 from speech_rba.config import Params, load_params
 from speech_rba.evaluation.metrics import bootstrap, paired_bootstrap, recovery
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, write_jsonl
 from speech_rba.report.page import headline, pick_examples, sign, word_diff
 from speech_rba.stages.report import run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 PARAMS = PARAMS.model_copy(
