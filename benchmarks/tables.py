@@ -62,10 +62,9 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def read_result(name: str) -> dict[str, Any]:
-    """One file of results/. Numbers stay text, so that a table shows the digits that were written."""
-    text = (ROOT / "results" / f"{name}.json").read_text()
-    return json.loads(text, parse_float=str, parse_int=str)
+def read_result(path: Path) -> dict[str, Any]:
+    """A file of results/. Numbers stay text, so that a table shows the digits that were written."""
+    return json.loads(path.read_text(), parse_float=str, parse_int=str)
 
 
 def write_result(path: Path, header: dict[str, Any], rows: list[Row]) -> None:
@@ -84,7 +83,7 @@ def with_tables(page: str) -> str:
 
     def fill(match: re.Match) -> str:
         begin, name, table, line, end = match.groups()
-        rows = [row for row in read_result(name)["rows"] if row["table"] == table]
+        rows = [row for row in read_result(ROOT / f"results/{name}.json")["rows"] if row["table"] == table]
         if not rows:
             raise ValueError(f"results/{name}.json has no table {table!r}: correct the marker")
         return begin + render(rows, line or "system") + end

@@ -1,4 +1,4 @@
-"""The docs agree with the repository: tables with results, links with files, names with parameters and targets."""
+"""The docs agree with the repository: tables, links, and names of files, parameters and make targets."""
 
 import ast
 import json
