@@ -24,7 +24,6 @@ from benchmarks import tables
 from speech_rba.config import Params, change_params, load_params, read_yaml
 from speech_rba.evaluation.metrics import paired_bootstrap, recovery
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
-from speech_rba.stages import evaluate
 
 METHODS = ["sft", "kd", "opd", "dpo", "rba"]
 REFERENCES = ["cascade", "base"]
@@ -135,6 +134,8 @@ def run_stage(folder: Path, name: str, arguments: dict[str, str]) -> None:
 
 def evaluated(place: Path, folders: dict[int, Path], methods: list[str], suites: list[str]) -> list[Answer]:
     """The test answers of every adapter, as system METHOD-SEED, and of the systems without adapter."""
+    from speech_rba.stages import evaluate  # imports torch, which takes seconds
+
     place = place / "-".join([*methods, *map(str, folders), *suites])
     place.mkdir(exist_ok=True)
     adapters = {f"{m}-{seed}": folder / "align" / m for seed, folder in folders.items() for m in methods}
