@@ -12,10 +12,18 @@ from speech_rba.records import Answer
 def answer(system: str, row: str, condition: str, accuracy: float) -> Answer:
     clip = "" if system == "text" else f"{row}-{condition}"
     return Answer(
-        suite="spoken_qa", row_id=row, clip_id=clip, system=system, condition=condition, voice="",
-        heldout_voice=False, snr_db=None, judge_hypothesis="", response="",
+        suite="spoken_qa",
+        row_id=row,
+        clip_id=clip,
+        system=system,
+        condition=condition,
+        voice="",
+        heldout_voice=False,
+        snr_db=None,
+        judge_hypothesis="",
+        response="",
         metrics={"accuracy": accuracy},
-    )  # fmt: skip
+    )
 
 
 def answers_of(condition: str, scores: dict[str, tuple[float, float]]) -> list[Answer]:
@@ -61,8 +69,11 @@ def test_clean_clips_are_tables_apart():
     scores = methods.Scores("spoken_qa", "clean", "accuracy", ["a"], [1.0], {"cascade": np.array([[0.0]])})
     scores.by_system["rba"] = np.array([[1.0]])
     assert {row["table"] for row in methods.compared(scores, [0])} == {
-        "clean_systems", "clean_recovery", "clean_differences", "clean_by_seed",
-    }  # fmt: skip
+        "clean_systems",
+        "clean_recovery",
+        "clean_differences",
+        "clean_by_seed",
+    }
 
 
 def test_a_written_result_is_read_and_shown_as_it_is(rows, tmp_path):
