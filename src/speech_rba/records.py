@@ -138,7 +138,8 @@ class Clip(Record):
     level_db: float
     condition: Condition
     heldout_condition: bool
-    strength: dict[str, float]  # what the condition drew, by its parameter's name
+    strength: dict[str, float]  # drawn for the condition, by its parameter's name
+    strength_text: str = ""  # the strength with its unit, for readers; empty where the condition has none
     seed: int
     duration_s: float
     sha256: str

@@ -43,9 +43,9 @@ from speech_rba.synthesis.plan_clips import (
     draw_clip,
     draw_condition,
     draw_speech,
-    in_condition,
     setting_of,
 )
+from speech_rba.synthesis.record_clips import in_condition
 from speech_rba.synthesis.voices import voices
 
 BATCH = 32
