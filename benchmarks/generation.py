@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from speech_rba.compute.device import fast_dtype
 from speech_rba.config import load_params
 from speech_rba.model.language import _folder, load_language_model, load_tokenizer
-from speech_rba.synthesis.teacher import chat_ids, prequery, write
+from speech_rba.synthesis.prompts import chat_ids, prequery
+from speech_rba.synthesis.teacher import Decoding, write
 
 NUM_PAIRS = 3
 
@@ -61,7 +62,7 @@ def main() -> None:
         model, ratios = load_language_model(name, dtype), []
         for pair in range(NUM_PAIRS + 1):  # the first warms up
             began = time.perf_counter()
-            texts = write(model, tokenizer, prompts, max_new_tokens=limit, seed=pair, **ours)
+            texts = write(model, tokenizer, prompts, Decoding(max_new_tokens=limit, seed=pair, **ours))
             middle = time.perf_counter()
             torch.manual_seed(pair)
             stock_tokens = plain(stock, tokenizer, prompts, limit, **theirs)

@@ -24,7 +24,7 @@ ARROWS = {  # what a part of the package may import of it
     "data": {"assets", "config", "records"},
     "suites": {"data", "config", "records"},
     "model": {"assets", "compute", "config", "data", "records"},
-    "synthesis": {"assets", "compute", "config", "model", "records"},
+    "synthesis": {"assets", "compute", "config", "data", "model", "records"},
     "pretraining": {"alignment", "compute", "config", "data", "model", "records", "synthesis"},
     "alignment": {"compute", "config", "data", "model", "records"},
     "evaluation": {"compute", "config", "data", "model", "records"},

@@ -8,6 +8,7 @@ number.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import soundfile
@@ -32,6 +33,12 @@ LINE_SHARE = 0.2
 NOISE_KINDS = ("none", "white", "pink", "hum", "babble")
 MIN_BABBLE_SNR_DB = 0.0  # below it the speaker cannot be distinguished from the background talkers
 NUM_TALKERS = 6  # background talkers of a babble
+
+
+def draw_between(limits: Sequence[float], rng: np.random.Generator) -> float:
+    """A number between the two `limits`, all equally likely."""
+    low, high = limits
+    return rng.uniform(low, high)
 
 
 def rms(audio: np.ndarray) -> float:
@@ -168,8 +175,8 @@ def augment_for_asr(
     if rng.random() < CLEAN_SHARE:
         return audio
     if rng.random() < ROOM_SHARE:
-        audio = in_room(audio, rng.uniform(*asr_adapter.rt60_s), rng)
-    kind, snr_db = rng.choice(NOISE_KINDS), rng.uniform(*asr_adapter.snr_db)
+        audio = in_room(audio, draw_between(asr_adapter.rt60_s, rng), rng)
+    kind, snr_db = rng.choice(NOISE_KINDS), draw_between(asr_adapter.snr_db, rng)
     if kind == "babble":
         speakers = [talkers[i] for i in rng.choice(len(talkers), NUM_TALKERS, replace=False)]
         audio = with_noise(audio, babble(speakers, len(audio), rng), max(snr_db, MIN_BABBLE_SNR_DB))
@@ -177,5 +184,5 @@ def augment_for_asr(
         noise = {"white": white_noise, "pink": pink_noise, "hum": hum}[kind](len(audio), rng)
         audio = with_noise(audio, noise, snr_db)
     if rng.random() < CLIP_SHARE:
-        audio = clipped(audio, rng.uniform(*asr_adapter.drive_db))
+        audio = clipped(audio, draw_between(asr_adapter.drive_db, rng))
     return telephone(audio) if rng.random() < LINE_SHARE else audio

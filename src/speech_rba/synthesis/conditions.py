@@ -91,7 +91,7 @@ SOUND: tuple[Condition, ...] = tuple(name for name in DEGRADED if not CONDITIONS
 def draw_strength(name: Condition, voice: Voice, rng: np.random.Generator) -> Strength:
     """How much the condition `name` degrades one clip, by the name of each range."""
     ranges = {strength: getattr(voice, strength) for strength in CONDITIONS[name].strengths}
-    return {strength: round(rng.uniform(*limits), 3) for strength, limits in ranges.items()}
+    return {strength: round(augment.draw_between(limits, rng), 3) for strength, limits in ranges.items()}
 
 
 def in_turn(names: Sequence[Condition], first: int, num: int) -> list[Condition]:

@@ -7,8 +7,9 @@ from langdetect import DetectorFactory, LangDetectException, detect_langs
 
 SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.'?!\-]+")
 FUNCTION_WORDS = (
-    "the a an is are was were be do does did can could would should will i you we he she it they my your our this "
-    "that what which who when where why how of in on to for from with about at by and or not me some any"
+    "the a an is are was were be do does did can could would should will i you we he she it they my "
+    "your our this that what which who when where why how of in on to for from with about at by and "
+    "or not me some any"
 )
 ENGLISH = frozenset(FUNCTION_WORDS.split())
 NUM_PERMUTATIONS = 64

@@ -14,6 +14,7 @@ import numpy as np
 from speech_rba.config import Voice
 from speech_rba.errors import UserError
 from speech_rba.records import ALIGNMENT, Attribute, Clip, Condition, Question, Row, Split
+from speech_rba.synthesis.augment import draw_between
 from speech_rba.synthesis.conditions import (
     CONDITIONS,
     DEGRADED,
@@ -106,9 +107,9 @@ def draw_speech(
         "voice": name,
         "engine": name.partition("-")[0],
         "heldout_voice": name in (*voice.heldout_voices, *voice.validation_voices),
-        "rate": round(rng.uniform(*(setting.rate or voice.rate)), 3),
-        "pitch_semitones": round(rng.uniform(*voice.pitch_semitones), 3),
-        "level_db": round(rng.uniform(*voice.level_db), 2),
+        "rate": round(draw_between(setting.rate or voice.rate, rng), 3),
+        "pitch_semitones": round(draw_between(voice.pitch_semitones, rng), 3),
+        "level_db": round(draw_between(voice.level_db, rng), 2),
     }
 
 
