@@ -8,12 +8,12 @@ from pathlib import Path
 
 from speech_rba.config import Params
 from speech_rba.errors import UserError
-from speech_rba.records import Constraint, Rejected, Row, read_jsonl, write_jsonl
+from speech_rba.records import Rejected, Row, write_jsonl
 from speech_rba.stages import main, publish, workdir
 from speech_rba.synthesis.filters import NearDuplicates
 from speech_rba.synthesis.keep_rows import Writer, kept_rows
 from speech_rba.synthesis.quotas import NUM_ROWS
-from speech_rba.synthesis.write_round import Sources
+from speech_rba.synthesis.write_round import read_sources
 
 
 def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> None:
@@ -27,7 +27,7 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     params = for_purpose(params, purpose)
     work = workdir("synthesize", params, data / "topics.txt", data / "constraints.jsonl", purpose)
     started = time.perf_counter()
-    writer = Writer(params, read_sources(params, data), work)
+    writer = Writer(params, read_sources(params.synthesize, data), work)
     duplicates = NearDuplicates(params.synthesize.near_duplicate)
     results = [result for task in NUM_ROWS for result in kept_rows(writer, task, duplicates)]
     rows = [result for result in results if isinstance(result, Row)]
@@ -53,14 +53,6 @@ def for_purpose(params: Params, purpose: str) -> Params:
         return params
     texts = params.asr_adapter.texts.model_dump() | {"num_constrained": 0}
     return params.model_copy(update={"synthesize": params.synthesize.model_copy(update=texts)})
-
-
-def read_sources(params: Params, data: Path) -> Sources:
-    """The topics, and the constraints where the parameters ask for constrained questions."""
-    topics = [topic for topic in (data / "topics.txt").read_text().split("\n") if topic.strip()]
-    if not params.synthesize.num_constrained:
-        return Sources(topics, [])
-    return Sources(topics, read_jsonl(data / "constraints.jsonl", Constraint))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from pathlib import Path
 from speech_rba.config import Params
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis.plan_clips import check_conditions, plan_rows
+from speech_rba.synthesis.conditions import check_conditions
+from speech_rba.synthesis.plan_clips import plan_rows
 from speech_rba.synthesis.record_clips import record_all, summary, write_clips
-from speech_rba.synthesis.voices.voices import plan_talkers
+from speech_rba.synthesis.voices.voices import plan_talkers, training_voices
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     started = time.monotonic()
     work = workdir("voice", params, data / "topics.txt", rows / "rows.jsonl")
     talkers = plan_talkers(params.voice, data)
-    speeches = plan_rows(params.voice, read_jsonl(rows / "rows.jsonl", Row))
+    training = training_voices(params.voice)
+    speeches = plan_rows(params.voice, training, read_jsonl(rows / "rows.jsonl", Row))
     check_conditions(speeches)
     clips, made = record_all(speeches, talkers, work)
     report = summary(clips, made, time.monotonic() - started)

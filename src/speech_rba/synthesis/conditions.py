@@ -12,7 +12,8 @@ from typing import get_args
 import numpy as np
 
 from speech_rba.config import Voice
-from speech_rba.records import Condition
+from speech_rba.errors import UserError
+from speech_rba.records import Clip, Condition
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.disfluency import hesitant
 
@@ -98,3 +99,14 @@ def in_turn(names: Sequence[Condition], first: int, num: int) -> list[Condition]
     """`num` of `names` from place `first * num` on, in a circle: over many calls all names are equally
     frequent."""
     return [names[(first * num + k) % len(names)] for k in range(num)]
+
+
+def check_conditions(speeches: list[list[Clip]]) -> None:
+    """Raises UserError where no test row is recorded in some condition: its row of the report would be
+    empty."""
+    test = [clip for speech in speeches for clip in speech if clip.split == "test"]
+    if missing := sorted({*DEGRADED} - {clip.condition for clip in test}):
+        raise UserError(
+            f"{len({clip.row_id for clip in test})} test rows are too few to be recorded in every condition, "
+            f"{', '.join(missing)} would be missing: raise synthesize.test_share or the numbers of texts"
+        )

@@ -7,6 +7,7 @@ take turns, so that each condition is compared with clean speech in pairs.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,6 @@ import numpy as np
 from speech_rba.config import Voice
 from speech_rba.errors import UserError
 from speech_rba.records import ALIGNMENT, Attribute, Clip, Condition, Question, Row, Split
-from speech_rba.synthesis.augment import draw_between
 from speech_rba.synthesis.conditions import (
     CONDITIONS,
     DEGRADED,
@@ -72,6 +72,12 @@ def setting_of(attribute: Attribute | None) -> Setting:
         known = "; ".join(f"{name}: {', '.join(values)}" for name, values in SETTINGS.items())
         message = f"no clip can be {attribute.value!r} in {attribute.name!r}; there are {known}"
         raise UserError(message) from None
+
+
+def draw_between(limits: Sequence[float], rng: np.random.Generator) -> float:
+    """A number between the two `limits`, all equally likely."""
+    low, high = limits
+    return rng.uniform(low, high)
 
 
 def seed_of(voice: Voice, purpose: str, key: str) -> int:
@@ -151,6 +157,7 @@ class HeldOut:
     """
 
     voice: Voice
+    training: list[str]  # the voices that training clips may have
     split: Split
     number: int = 0
 
@@ -167,7 +174,7 @@ class HeldOut:
         setting, number, voice = setting or Setting(), self.number, self.voice
         self.number += 1
         heldout = voice.heldout_voices if self.split == "test" else voice.validation_voices
-        speakers = heldout if number % 2 else voices.training_voices(voice)
+        speakers = heldout if number % 2 else self.training
         speech = draw_speech(voice, key, speakers, row_id, suite, self.split, text, setting)
         degraded = DEGRADED if self.split == "test" else TRAINED_DEGRADED
         conditions = ["clean", *in_turn(degraded, number // 2, num_conditions)]
@@ -176,13 +183,12 @@ class HeldOut:
         return [draw_clip(voice, f"{key}-{condition}", condition, speech) for condition in conditions]
 
 
-def plan_rows(voice: Voice, rows: list[Row]) -> list[list[Clip]]:
-    """The clips of each speech of synthesized rows.
+def plan_rows(voice: Voice, training: list[str], rows: list[Row]) -> list[list[Clip]]:
+    """The clips of each speech of synthesized rows; `training` are the voices of training rows.
 
     A training row has `train_clips_per_row` speeches of one clip, a held-out row one speech of several clips.
     """
-    training = voices.training_voices(voice)
-    heldout = {split: HeldOut(voice, split) for split in CONDITIONS_PER_ROW}
+    heldout = {split: HeldOut(voice, training, split) for split in CONDITIONS_PER_ROW}
     speeches: list[list[Clip]] = []
     for row in rows:
         if row.split in heldout:
@@ -193,27 +199,17 @@ def plan_rows(voice: Voice, rows: list[Row]) -> list[list[Clip]]:
             fields = draw_speech(
                 voice, clip_id, training, row.id, ALIGNMENT, row.split, row.prompt, Setting()
             )
-            speeches.append([draw_clip(voice, clip_id, draw_condition(voice, clip_id), fields)])
+            condition = draw_condition(voice, clip_id)
+            speeches.append([draw_clip(voice, clip_id, condition, fields)])
     return speeches
 
 
-def check_conditions(speeches: list[list[Clip]]) -> None:
-    """Raises UserError where no test row is recorded in some condition: its row of the report would be
-    empty."""
-    test = [clip for speech in speeches for clip in speech if clip.split == "test"]
-    if missing := sorted({*DEGRADED} - {clip.condition for clip in test}):
-        raise UserError(
-            f"{len({clip.row_id for clip in test})} test rows are too few to be recorded in every condition, "
-            f"{', '.join(missing)} would be missing: raise synthesize.test_share or the numbers of texts"
-        )
-
-
 def plan_questions(
-    voice: Voice, suite: str, questions: list[Question], validation_share: float
+    voice: Voice, training: list[str], suite: str, questions: list[Question], validation_share: float
 ) -> list[list[Clip]]:
     """The clips of each question of a suite; validation has `validation_share` of them, the first in any
     case."""
-    heldout = {split: HeldOut(voice, split) for split in CONDITIONS_PER_ROW}
+    heldout = {split: HeldOut(voice, training, split) for split in CONDITIONS_PER_ROW}
     speeches = []
     for number, question in enumerate(questions):
         split: Split = "validation" if is_dealt(number, validation_share) else "test"

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from speech_rba.compute.pool import map_rows
+from speech_rba.compute.pool import process_pool
 from speech_rba.errors import UserError
 from speech_rba.records import Clip, write_jsonl
 from speech_rba.synthesis import augment
@@ -36,10 +36,12 @@ def record_all(
     check_ids([clip.id for speech in speeches for clip in speech])
     clips: list[Clip] = []
     made: set[str] = set()
-    recordings = map_rows(partial(record, folder=folder, talkers=talkers), speeches)
-    for new, recorded in tqdm(recordings, total=len(speeches), desc="voice", unit="speech", mininterval=2):
-        clips += recorded
-        made |= new
+    with process_pool() as map_rows:
+        recordings = map_rows(partial(record, folder=folder, talkers=talkers), speeches)
+        bar = tqdm(recordings, total=len(speeches), desc="voice", unit="speech", mininterval=2)
+        for new, recorded in bar:
+            clips += recorded
+            made |= new
     return clips, made
 
 

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from speech_rba.config import Params, Synthesize
 from speech_rba.data.ifeval import followed_share
 from speech_rba.model.text import whole_sentences
-from speech_rba.records import Constraint, Instruction, Record, Task
+from speech_rba.records import Constraint, Instruction, Record, Task, read_jsonl
 from speech_rba.synthesis.constraints import constrained
 from speech_rba.synthesis.filters import query_fault
 from speech_rba.synthesis.prompts import (
@@ -45,6 +46,14 @@ class Sources:
 
     topics: list[str]
     constraints: list[Constraint]
+
+
+def read_sources(settings: Synthesize, data: Path) -> Sources:
+    """The topics, and the constraints where the parameters ask for constrained questions."""
+    topics = [topic for topic in (data / "topics.txt").read_text().split("\n") if topic.strip()]
+    if not settings.num_constrained:
+        return Sources(topics, [])
+    return Sources(topics, read_jsonl(data / "constraints.jsonl", Constraint))
 
 
 @dataclass(frozen=True)
