@@ -1,4 +1,5 @@
-"""The plan of clips: conditions, voices and settings are drawn from the clip's id, in the shares that are documented."""
+"""The plan of clips: conditions, voices and settings are drawn from the clip's id, in the shares that are
+documented."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Recording with the real engines: silence stays silent, the same bytes in any process and order, valid ids."""
+"""Recording with the real engines: silence stays silent, the same bytes in any process and order, valid
+ids."""
 
 import re
 from functools import partial
@@ -44,13 +45,13 @@ def test_a_text_without_words_gives_a_silent_clip_in_every_condition(name, tmp_p
 
 
 def test_a_clip_has_the_same_bytes_in_any_process_and_order(tmp_path, talkers):
-    speeches = plan("What is it?", "Who was here?", "Why is it so?", "Where is it?", "Is it cold?")
+    speeches = plan("What is it?", "Who was here?", "Why so?")
     for name in ("pool", "alone"):
         (tmp_path / name).mkdir()
     recorded, made = record_clips.record_all(speeches, talkers, tmp_path / "pool")
     record_alone = partial(record_clips.record, folder=tmp_path / "alone", talkers=talkers)
     alone = [clip for speech in reversed(speeches) for clip in record_alone(speech)[1]]
-    assert made == {clip.id for clip in recorded} and len(recorded) == 5 * 4
+    assert made == {clip.id for clip in recorded} and len(recorded) == 3 * 4
     assert {clip.id: clip.sha256 for clip in recorded} == {clip.id: clip.sha256 for clip in alone}
     assert record_clips.record_all(speeches[:1], talkers, tmp_path / "pool") == (recorded[:4], set())
 
