@@ -13,9 +13,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from speech_rba.errors import UserError
 
 Condition = Literal[
-    "clean", "white_noise", "pink_noise", "hum", "babble", "room", "telephone", "clipped", "hesitant", "muffled",
+    "clean",
+    "white_noise",
+    "pink_noise",
+    "hum",
+    "babble",
+    "room",
+    "telephone",
+    "clipped",
+    "hesitant",
+    "muffled",
     "packet_loss",
-]  # fmt: skip
+]
 ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
 RECORDED = "recorded"  # the voice and engine of a clip that nobody here made
 

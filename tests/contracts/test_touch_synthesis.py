@@ -42,9 +42,9 @@ def test_a_condition_and_an_engine_touch_two_files_each(tmp_path):
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
     package = source / "speech_rba"
     # the condition: its name, and its entry in the table
-    insert(package / "records.py", "]\nALIGNMENT", '    "loud_noise",\n')
+    insert(package / "records.py", '"packet_loss",', '"loud_noise", ')
     entry = '    "loud_noise": _noise(lambda num_samples, draw: augment.hum(num_samples, draw.rng)),\n'
-    insert(package / "synthesis/conditions.py", "}\nassert tuple(CONDITIONS)", entry)
+    insert(package / "synthesis/conditions.py", '    "packet_loss": Degradation(', entry)
     # the engine: its file, and its entry in the table
     (package / "synthesis/voices/toy.py").write_text(ENGINE)
     engines = package / "synthesis/voices/voices.py"

@@ -114,7 +114,7 @@ def test_the_files_have_the_duration_the_hash_and_the_level_of_the_manifest(rows
 
 
 def num_kept(output: str) -> int:
-    """How many clips a run took over, by what it prints."""
+    """The number of clips of an earlier run, from the output of the stage."""
     return int(output.split(" from an earlier run")[0].split()[-1])
 
 

@@ -1,8 +1,7 @@
-"""The recording conditions by name: which strength each draws, and what it changes in the audio or in the
-text.
+"""The recording conditions by name: the strength that each draws, and its change of the audio or the text.
 
-A condition touches two places: its name in `records.Condition` and its entry here. A strength that is new has
-its range in the group `voice` of the parameters.
+A condition touches two files: records.py names it in `Condition`, and CONDITIONS has its entry. A range that
+no other condition draws from is a parameter of the group `voice`.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,8 +101,11 @@ def in_turn(names: Sequence[Condition], first: int, num: int) -> list[Condition]
 
 
 def check_conditions(speeches: list[list[Clip]]) -> None:
-    """Raises UserError where no test row is recorded in some condition: its row of the report would be
-    empty."""
+    """Nothing, if the test rows are recorded in every condition.
+
+    Raises:
+        UserError: a condition is missing; its row of the report would be empty.
+    """
     test = [clip for speech in speeches for clip in speech if clip.split == "test"]
     if missing := sorted({*DEGRADED} - {clip.condition for clip in test}):
         raise UserError(

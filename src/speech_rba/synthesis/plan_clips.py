@@ -81,7 +81,7 @@ def draw_between(limits: Sequence[float], rng: np.random.Generator) -> float:
 
 
 def seed_of(voice: Voice, purpose: str, key: str) -> int:
-    """32 bits that depend on the seed of `voice`, on what is drawn and on whom it is drawn for."""
+    """A seed of 32 bits for one purpose and one key, such as a clip id."""
     return int.from_bytes(hashlib.sha256(f"{voice.seed} {purpose} {key}".encode()).digest()[:4])
 
 

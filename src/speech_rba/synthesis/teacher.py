@@ -1,4 +1,4 @@
-"""The teacher LLM and what it needs to write texts."""
+"""The teacher LLM: its weights, its tokenizer, and the texts that it writes after prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

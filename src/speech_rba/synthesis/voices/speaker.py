@@ -1,4 +1,4 @@
-"""Whom a voice sounds like: what every engine states for each of its voices."""
+"""The speaker of a voice, which every engine states for each of its voices."""
 
 from typing import Literal, NamedTuple
 
