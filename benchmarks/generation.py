@@ -17,7 +17,8 @@ from speech_rba.assets.gguf import language_model_folder
 from speech_rba.compute.device import device, fast_dtype
 from speech_rba.config import Synthesize, load_params
 from speech_rba.model.language import load_language_model, load_tokenizer
-from speech_rba.synthesis.teacher import chat_ids, prequery, write
+from speech_rba.synthesis.prompts import chat_ids, prequery
+from speech_rba.synthesis.teacher import Decoding, write
 
 NUM_PAIRS = 3
 QUESTION = "Could you tell me something interesting about {}?"
@@ -104,9 +105,8 @@ def run(job: Job, name: str, plain_model, tokenizer) -> Times:
     model, times = load_language_model(name, job.dtype), Times()
     for pair in range(NUM_PAIRS + 1):
         started = time.perf_counter()
-        texts = write(
-            model, tokenizer, job.prompts, max_new_tokens=job.max_new_tokens, seed=pair, **job.sampling
-        )
+        decoding = Decoding(max_new_tokens=job.max_new_tokens, seed=pair, **job.sampling)
+        texts = write(model, tokenizer, job.prompts, decoding)
         middle = time.perf_counter()
         torch.manual_seed(pair)
         num_plain_tokens = write_plainly(plain_model, tokenizer, job)

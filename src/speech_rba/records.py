@@ -13,9 +13,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from speech_rba.errors import UserError
 
 Condition = Literal[
-    "clean", "white_noise", "pink_noise", "hum", "babble", "room", "telephone", "clipped", "hesitant", "muffled",
+    "clean",
+    "white_noise",
+    "pink_noise",
+    "hum",
+    "babble",
+    "room",
+    "telephone",
+    "clipped",
+    "hesitant",
+    "muffled",
     "packet_loss",
-]  # fmt: skip
+]
 ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
 RECORDED = "recorded"  # the voice and engine of a clip that is no synthesized speech
 
@@ -145,7 +154,8 @@ class Clip(Record):
     level_db: float
     condition: Condition
     heldout_condition: bool
-    strength: dict[str, float]  # of the condition, by the name of its parameter
+    strength: dict[str, float]  # drawn for the condition, by its parameter's name
+    strength_text: str = ""  # the strength with its unit, for readers; empty where the condition has none
     seed: int
     duration_s: float
     sha256: str

@@ -25,7 +25,7 @@ ARROWS = {  # the other parts of the package that a part may import
     "data": {"assets", "config", "records"},
     "suites": {"data", "config", "records"},
     "model": {"assets", "compute", "config", "data", "records"},
-    "synthesis": {"assets", "compute", "config", "model", "records"},
+    "synthesis": {"assets", "compute", "config", "data", "model", "records"},
     "pretraining": {"alignment", "compute", "config", "data", "model", "records", "synthesis"},
     "alignment": {"assets", "compute", "config", "data", "model", "records"},
     "evaluation": {"compute", "config", "data", "model", "records"},

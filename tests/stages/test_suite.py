@@ -1,7 +1,9 @@
-"""The suite stage with the real engines: written questions are voiced, recordings kept and degraded, bad rows told."""
+"""The suite stage with the real engines: it voices questions, degrades recordings and lists the rows it
+refuses."""
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,10 @@ import soundfile
 
 from speech_rba.config import Params, load_params
 from speech_rba.errors import UserError
-from speech_rba.records import Attribute, Clip, Question, RefusedRow, read_jsonl, write_jsonl
+from speech_rba.records import Clip, Question, RefusedRow, read_jsonl, write_jsonl
 from speech_rba.stages import suite
+from speech_rba.synthesis import record_clips
 from speech_rba.synthesis.conditions import SOUND, TRAINED
-from speech_rba.synthesis.plan_clips import SETTINGS
-from speech_rba.synthesis.voices.voices import VOICES
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
@@ -22,6 +23,7 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record_clips, "process_pool", lambda: nullcontext(map))  # to load the engines once
     (tmp_path / "data").mkdir()
     (tmp_path / "data/topics.txt").write_text("lions\nrain\nbread\n")
     (tmp_path / "quiz").mkdir()
@@ -59,76 +61,57 @@ def test_written_questions_are_voiced_for_validation_and_test(project):
     )
 
 
-def test_a_share_is_dealt_evenly_and_never_empty():
-    assert [n for n in range(14) if suite.is_dealt(n, 0.3)] == [0, 4, 7, 10]
-    assert [n for n in range(3) if suite.is_dealt(n, 0.01)] == [0]
-    assert not any(suite.is_dealt(n, 0.0) for n in range(9)) and all(suite.is_dealt(n, 1.0) for n in range(9))
-
-
-def test_a_question_about_the_manner_is_asked_in_it():
-    attributes = [(name, value) for name, values in SETTINGS.items() for value in values for _ in range(6)]
-    questions = [
-        Question(
-            id=f"m{i}", prompt="How do I sound?", answers=["So."], attribute=Attribute(name=name, value=value)
-        )
-        for i, (name, value) in enumerate(attributes)
-    ]
-    planned = [clip for clips in suite.plan_written(PARAMS, "quiz", questions) for clip in clips]
-    asked = {q.id: (q.attribute.name, q.attribute.value) for q in questions}
-    of = {attribute: [c for c in planned if asked[c.row_id] == attribute] for attribute in attributes}
-    assert {VOICES[c.voice].gender for c in of["gender", "woman"]} == {"woman"}
-    assert {VOICES[c.voice].accent for c in of["accent", "British"]} == {"British"}
-    assert all(0.7 <= c.rate <= 0.8 for c in of["rate", "slow"]) and all(
-        c.rate >= 1.3 for c in of["rate", "fast"]
-    )
-    assert {c.condition for c in of["noise", "noisy"]} <= {"white_noise", "pink_noise", "hum", "babble"}
-    assert {c.condition for c in of["noise", "quiet"] + of["line", "direct"]} == {"clean"}
-    assert {c.condition for c in of["line", "telephone"]} == {"telephone"}
-    assert [len(of[attribute]) for attribute in (("gender", "man"), ("noise", "noisy"))] == [12, 6]
-
-
-def test_recordings_are_for_the_test_and_bad_rows_are_told(project, capsys):
+def test_recordings_are_for_the_test_split_and_bad_rows_are_reported(project, capsys):
     tone = 0.1 * np.sin(np.arange(16_000) / 10) * (np.arange(16_000) % 4000 > 2000)
     for name in ("1", "2"):
         soundfile.write(f"quiz/{name}.wav", tone, 16_000)
-    Path("quiz/quiz.tsv").write_text(
-        "file\tquestion\tanswer\n1.wav\tWhy?\tso\n2.wav\tWho?\tme\n3.wav\tNo?\tno\n"
-    )
+    table = "file\tquestion\tanswer\n1.wav\tWhy?\tso\n2.wav\tWho?\tme\n3.wav\tNo?\tno\n"
+    Path("quiz/quiz.tsv").write_text(table)
     clips, report = run(PARAMS)
     assert report["num_questions"] == 2 and report["num_refused"] == 1
-    assert {c.split for c in clips.values()} == {"test"} and {c.engine for c in clips.values()} == {
-        "recorded"
-    }
-    assert [c.condition for c in clips.values()] == ["clean", *SOUND[:2], "clean", *SOUND[2:4]]
+    assert {clip.split for clip in clips.values()} == {"test"}
+    assert {clip.engine for clip in clips.values()} == {"recorded"}
+    conditions = [clip.condition for clip in clips.values()]
+    assert conditions == ["clean", *SOUND[:2], "clean", *SOUND[2:4]]
     assert np.allclose(soundfile.read("out/" + clips["quiz-00000-clean"].path)[0], tone, atol=1e-3)
     [refused] = read_jsonl(Path("out/refused.jsonl"), RefusedRow)
     assert (refused.file, refused.row) == ("quiz.tsv", 4) and "3.wav" in refused.cause
     assert "quiz.tsv:4" in capsys.readouterr().out
 
 
-def made_at() -> dict[Path, int]:
+def saved_at() -> dict[Path, int]:
+    """When each clip of an unfinished run was saved."""
     return {path: path.stat().st_mtime_ns for path in Path("work/suite").rglob("*.flac")}
 
 
-def test_a_stopped_run_goes_on_and_a_corrected_folder_is_read_anew(project, monkeypatch):
+def test_a_stopped_run_continues_and_makes_no_clip_again(project, monkeypatch):
     write_jsonl(Path("quiz/questions.jsonl"), quiz(2))
     whole, write_clips = run(PARAMS)[0], suite.write_clips
     shutil.move("out", "first")
     monkeypatch.setattr(suite, "write_clips", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(PARAMS)
-    kept, found = made_at(), {}
-    assert len(kept) == len(whole)
-    monkeypatch.setattr(suite, "write_clips", lambda *what: (found.update(made_at()), write_clips(*what)))
+    stopped, continued = saved_at(), {}
+    assert len(stopped) == len(whole)
+
+    def observed_write(*arguments):
+        continued.update(saved_at())
+        write_clips(*arguments)
+
+    monkeypatch.setattr(suite, "write_clips", observed_write)
     assert run(PARAMS)[0] == whole and not list(Path("work/suite").iterdir())
-    assert found == kept  # no clip was made again
-    write_jsonl(
-        Path("quiz/questions.jsonl"), [quiz(1)[0].model_copy(update={"prompt": "What is one plus one?"})]
-    )
+    assert continued == stopped
+
+
+def test_a_changed_question_is_recorded_again(project):
+    write_jsonl(Path("quiz/questions.jsonl"), quiz(1))
+    run(PARAMS)
+    changed = quiz(1)[0].model_copy(update={"prompt": "What is one plus one?"})
+    write_jsonl(Path("quiz/questions.jsonl"), [changed])
     assert {clip.transcript for clip in run(PARAMS)[0].values()} == {"What is one plus one?"}
 
 
-def test_a_folder_in_which_nothing_can_be_scored_stops_before_anything_is_voiced(project, monkeypatch):
+def test_a_folder_without_a_row_that_can_be_scored_stops_before_recording(project, monkeypatch):
     write_jsonl(Path("quiz/questions.jsonl"), [Question(id="q", prompt=" ", answers=["x"])])
     monkeypatch.setattr(suite, "record_all", None)
     with pytest.raises(UserError, match=r"questions.jsonl.*the question is missing"):

@@ -1,4 +1,5 @@
-"""Synthesis with the real teacher: deterministic, and written rounds are not written again."""
+"""The synthesize stage: a stopped run continues, and constrained questions keep answers that follow the
+constraint."""
 
 import json
 from pathlib import Path
@@ -6,101 +7,113 @@ from pathlib import Path
 import pytest
 
 from speech_rba.config import Params, load_params
+from speech_rba.errors import UserError
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import synthesize
-from speech_rba.synthesis.filters import NearDuplicates
+from speech_rba.synthesis import keep_rows
+from speech_rba.synthesis.teacher import load_teacher
+from speech_rba.synthesis.write_round import Candidate, Round, Sources, write_round
 
 ROOT = Path(__file__).parents[2]
+PARAMS = load_params(ROOT / "params.yaml")
 
 
-def small(seed: int) -> Params:
-    params, tokens = load_params(ROOT / "params.yaml"), {"max_query_tokens": 16, "max_completion_tokens": 16}
-    changes = {"seed": seed, "num_instructions": 1, "num_questions": 1, "batch_size": 8, **tokens}
-    return params.model_copy(update={"synthesize": params.synthesize.model_copy(update=changes)})
+def with_texts(**changes: int) -> Params:
+    """Parameters with small batches and short answers, and no rows but those of `changes`."""
+    none = {"num_instructions": 0, "num_questions": 0, "num_constrained": 0}
+    small = {"seed": 1, "batch_size": 8, "max_query_tokens": 16, "max_completion_tokens": 16}
+    synthesize_params = PARAMS.synthesize.model_copy(update=none | small | changes)
+    return PARAMS.model_copy(update={"synthesize": synthesize_params})
 
 
-def test_a_stopped_run_goes_on_to_the_same_rows(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/topics.txt").write_text("bees\ngold\n")
+@pytest.fixture(scope="module")
+def teacher():
+    return load_teacher(PARAMS.assets)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    written, write_round = [], synthesize.write_round
-
-    def counted(teacher, params, task, *rest):
-        if len(written) == stop_at:
-            raise KeyboardInterrupt
-        written.append(task)
-        return write_round(teacher, params, task, *rest)
-
-    monkeypatch.setattr(synthesize, "write_round", counted)
-    stop_at = None
-    synthesize.run(small(1), Path("data"), Path("first"))
-    rows, whole = read_jsonl(Path("first/rows.jsonl"), Row), list(written)
-    assert [r.task for r in rows] == ["instruction", "question"]
-    assert all(r.completion and r.messages[1].content == r.completion for r in rows)
-    assert not list(Path("work/synthesize").iterdir())  # what is published is not gone on from
-    written.clear()
-    stop_at = len(whole) - 1
-    with pytest.raises(KeyboardInterrupt):
-        synthesize.run(small(1), Path("data"), Path("second"))
-    assert not Path("second").exists()
-    stop_at = None
-    synthesize.run(small(1), Path("data"), Path("second"))
-    assert written == whole  # no round twice
-    assert Path("first/rows.jsonl").read_bytes() == Path("second/rows.jsonl").read_bytes()
-    refused = json.loads(Path("second/report.json").read_text())["rejected"]
-    assert sum(refused.values()) == len(Path("second/rejected.jsonl").read_text().splitlines())
-
-
-def test_every_split_gets_its_share_and_a_text_stays_in_its_split():
-    settings = small(1).synthesize.model_copy(update={"validation_share": 0.1, "test_share": 0.25})
-    assert synthesize.quotas(settings, 34) == {"validation": 3, "test": 8, "train": 23}
-    assert synthesize.quotas(settings, 6) == {"validation": 1, "test": 2, "train": 3}
-    assert synthesize.quotas(settings, 0).total() == 0
-    texts = [f"What is number {i}?" for i in range(2000)]
-    splits = [synthesize.split_of(text, settings) for text in texts]
-    assert splits == [synthesize.split_of(text.upper(), settings) for text in texts]
-    shares = {split: splits.count(split) / 2000 for split in set(splits)}
-    assert abs(shares["test"] - 0.25 * synthesize.ROOM) < 0.03
-    assert abs(shares["validation"] - 0.1 * synthesize.ROOM) < 0.02
-
-
-@pytest.mark.parametrize(
-    ("round_trip", "reason"), [(0.9, None), (0.5, "round_trip"), (0, "round_trip"), (None, None)]
-)
-def test_a_translation_that_says_something_else_when_translated_back_is_refused(round_trip, reason):
-    params = small(1)
-    params = params.model_copy(
-        update={"assets": params.assets.model_copy(update={"target_language": "German"})}
-    )
-    candidate = synthesize.Candidate(
-        task="translation", prompt="Where is the train station?", prompt_finished=True, num_tokens=9,
-        completion="Wo ist hier der Bahnhof?", completion_finished=True, round_trip=round_trip, instructions=[],
-    )  # fmt: skip
-    assert synthesize.fault(candidate, params, NearDuplicates(0.8)) == reason
-
-
-def test_a_constrained_question_is_kept_where_its_answer_keeps_to_it(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/topics.txt").write_text("bees\ngold\nrain\nbread\n")
-    short = {
+    return tmp_path
+
+
+def scripted_round(_teacher: None, _params: Params, _sources: Sources, current: Round) -> list[Candidate]:
+    """Two candidates, of which the first has no answer."""
+    words = f"the {current.task} in {current.number}"
+    common = {"task": current.task, "prompt_finished": True, "completion_finished": True, "num_tokens": 9}
+    return [
+        Candidate(prompt=f"What is {words}?", completion="", instructions=[], **common),
+        Candidate(prompt=f"Where is {words}?", completion=f"It is {words}.", instructions=[], **common),
+    ]
+
+
+def test_a_stopped_run_continues_to_the_same_rows_and_writes_no_round_twice(project, monkeypatch):
+    rounds: list[tuple[str, int]] = []
+    stop_at: int | None = None
+
+    def counted_round(teacher, params, sources, current):
+        if len(rounds) == stop_at:
+            raise KeyboardInterrupt
+        rounds.append((current.task, current.number))
+        return scripted_round(teacher, params, sources, current)
+
+    monkeypatch.setattr(keep_rows, "write_round", counted_round)
+    monkeypatch.setattr(keep_rows, "load_teacher", lambda _assets: None)
+    params = with_texts(num_instructions=2, num_questions=2)
+    synthesize.run(params, Path("data"), Path("first"))
+    rows, whole_run = read_jsonl(Path("first/rows.jsonl"), Row), list(rounds)
+    assert [row.task for row in rows] == ["instruction"] * 2 + ["question"] * 2
+    assert all(row.completion and row.messages[1].content == row.completion for row in rows)
+    assert not list(Path("work/synthesize").iterdir()), "unfinished work is deleted when it is published"
+    rounds.clear()
+    stop_at = len(whole_run) - 1
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.run(params, Path("data"), Path("second"))
+    assert not Path("second").exists()
+    stop_at = None
+    synthesize.run(params, Path("data"), Path("second"))
+    assert rounds == whole_run
+    assert Path("first/rows.jsonl").read_bytes() == Path("second/rows.jsonl").read_bytes()
+    reasons = json.loads(Path("second/report.json").read_text())["rejected"]
+    assert sum(reasons.values()) == len(Path("second/rejected.jsonl").read_text().splitlines())
+    assert reasons["no_completion"] > 0
+
+
+def test_the_teacher_writes_the_same_round_again(teacher):
+    params, sources = with_texts(num_questions=1, batch_size=4), Sources(["bees", "gold"], [])
+    first, second = Round("question", 0, params.synthesize), Round("question", 1, params.synthesize)
+    candidates = write_round(teacher, params, sources, first)
+    assert candidates == write_round(teacher, params, sources, first)
+    assert len(candidates) == 4 and any(candidate.completion for candidate in candidates)
+    assert first.seed != second.seed
+
+
+def test_a_constrained_question_is_kept_where_its_answer_follows_the_constraint(
+    project, teacher, monkeypatch
+):
+    monkeypatch.setattr(keep_rows, "load_teacher", lambda _assets: teacher)
+    constraint = {
         "name": "length_constraints:number_words",
         "arguments": {"num_words": 9, "relation": "less than"},
+        "says": "At most eight words about {topic}.",
     }
-    (tmp_path / "data/constraints.jsonl").write_text(
-        json.dumps(short | {"says": "At most eight words about {topic}."})
-    )
-    monkeypatch.chdir(tmp_path)
-    params = small(1)
-    texts = {"num_instructions": 0, "num_questions": 0, "num_constrained": 2}
-    params = params.model_copy(update={"synthesize": params.synthesize.model_copy(update=texts)})
-    synthesize.run(params, Path("data"), Path("out"))
+    (project / "data/constraints.jsonl").write_text(json.dumps(constraint))
+    synthesize.run(with_texts(num_constrained=2), Path("data"), Path("out"))
     rows = read_jsonl(Path("out/rows.jsonl"), Row)
     assert len(rows) == 2
     for row in rows:
-        assert (
-            row.task == "constrained"
-            and row.prompt.endswith(".")
-            and "At most eight words about" in row.prompt
-        )
-        assert [i.name for i in row.instructions] == ["length_constraints:number_words"]
+        assert row.task == "constrained"
+        assert "At most eight words about" in row.prompt and row.prompt.endswith(".")
+        assert [instruction.name for instruction in row.instructions] == ["length_constraints:number_words"]
         assert len(row.completion.split()) < 9
+
+
+def test_the_texts_of_the_asr_adapter_have_their_own_seed_and_numbers():
+    params = synthesize.for_purpose(PARAMS, "asr_adapter")
+    assert params.synthesize.seed == PARAMS.asr_adapter.texts.seed != PARAMS.synthesize.seed
+    assert params.synthesize.num_questions == PARAMS.asr_adapter.texts.num_questions
+    assert params.synthesize.num_constrained == 0
+    with pytest.raises(UserError, match="no purpose 'test'; allowed: alignment, asr_adapter"):
+        synthesize.for_purpose(PARAMS, "test")

@@ -1,4 +1,4 @@
-"""Levels, ratios and bands of what augment does, on signals whose figures are known."""
+"""Levels, ratios and bands of augmented signals whose numbers are known."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_level_stops_where_the_peak_would_clip():
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0])
-def test_noise_is_added_at_the_ratio_asked(snr_db):
+def test_noise_is_added_at_the_requested_snr(snr_db):
     speech = tone(440, 0.3)
     noise = augment.white_noise(len(speech), np.random.default_rng(0))
     added = augment.with_noise(speech, noise, snr_db) - speech
@@ -53,21 +53,21 @@ def test_every_octave_of_pink_noise_is_equally_strong():
     assert octaves == pytest.approx([octaves[0]] * 3, rel=0.1)
 
 
-def test_in_the_wild_every_kind_of_spoiling_comes_and_the_same_draw_gives_the_same():
+def test_training_clips_of_the_asr_adapter_get_every_augmentation_and_depend_on_the_seed_alone():
     speech, talkers = tone(1000, 0.3), [tone(100 * i, 0.1) for i in range(3, 12)]
     asr_adapter = load_params(Path(__file__).parents[2] / "params.yaml").asr_adapter
 
     def degraded(seed: int) -> np.ndarray:
         return augment.augment_for_asr(speech, talkers, asr_adapter, np.random.default_rng(seed))
 
-    found = [degraded(seed) for seed in range(60)]
-    assert all(np.array_equal(clip, degraded(seed)) for seed, clip in enumerate(found[:5]))
-    in_room = np.mean([len(clip) > len(speech) for clip in found])
+    clips = [degraded(seed) for seed in range(60)]
+    assert all(np.array_equal(clip, degraded(seed)) for seed, clip in enumerate(clips[:5]))
+    in_room = np.mean([len(clip) > len(speech) for clip in clips])
     assert in_room == pytest.approx(0.85 * 0.3, abs=0.15)
-    # as it is by choice, or with no room, no noise, no clipping and no line
-    untouched = np.mean([np.array_equal(clip, speech) for clip in found])
+    # unchanged by the share of clean clips, or without a room, a noise, clipping and a line
+    untouched = np.mean([np.array_equal(clip, speech) for clip in clips])
     assert untouched == pytest.approx(0.15 + 0.85 * 0.7 * 0.2 * 0.9 * 0.8, abs=0.1)
-    added = [augment.rms(clip - speech) for clip in found if len(clip) == len(speech)]
+    added = [augment.rms(clip - speech) for clip in clips if len(clip) == len(speech)]
     assert 0.2 < max(added) < 0.3 / np.sqrt(2) * 10 ** (5 / 20) + 0.01  # at most 5 dB over the speech
 
 
@@ -81,18 +81,19 @@ def test_babble_holds_every_talker_equally_loud():
 
 @pytest.mark.parametrize("rt60_s", [0.3, 0.6, 0.9])
 def test_echo_falls_by_60_db_in_about_rt60(rt60_s):
-    """Sabine's formula is an estimate; a room is judged by Schroeder's backward integral from -5 to -25 dB."""
-    found = []
+    """Sabine's formula is an estimate; the decay is measured by Schroeder's backward integral from -5 to -25
+    dB."""
+    decay_times = []
     for seed in range(6):
         click = np.zeros(16, np.float32)
         click[0] = 1.0
-        hypotheses = augment.in_room(click, rt60_s, np.random.default_rng(seed))
-        left = np.cumsum(hypotheses[::-1].astype(float) ** 2)[::-1]
+        response = augment.in_room(click, rt60_s, np.random.default_rng(seed))
+        left = np.cumsum(response[::-1].astype(float) ** 2)[::-1]
         left_db = 10 * np.log10(left / left[0] + 1e-12)
-        found.append(3 * (np.argmax(left_db < -25) - np.argmax(left_db < -5)) / SAMPLE_RATE)
-        assert np.argmax(np.abs(hypotheses)) < 50, "the direct sound comes first"
-        assert len(hypotheses) == pytest.approx(rt60_s * SAMPLE_RATE, rel=0.6)
-    assert np.median(found) == pytest.approx(rt60_s, rel=0.35)
+        decay_times.append(3 * (np.argmax(left_db < -25) - np.argmax(left_db < -5)) / SAMPLE_RATE)
+        assert np.argmax(np.abs(response)) < 50, "the direct sound comes first"
+        assert len(response) == pytest.approx(rt60_s * SAMPLE_RATE, rel=0.6)
+    assert np.median(decay_times) == pytest.approx(rt60_s, rel=0.35)
 
 
 def test_telephone_passes_its_band_alone():
@@ -106,9 +107,9 @@ def test_telephone_passes_its_band_alone():
 
 
 def test_clipping_leaves_the_share_above_full_scale_flat():
-    hypotheses = augment.clipped(tone(100, 0.5), 20.0)  # a tenth of the amplitude
-    assert np.abs(hypotheses).max() == pytest.approx(0.05)
-    assert np.mean(np.abs(hypotheses) > 0.0499) == pytest.approx(1 - 2 * np.arcsin(0.1) / np.pi, abs=0.01)
+    audio = augment.clipped(tone(100, 0.5), 20.0)  # a tenth of the amplitude
+    assert np.abs(audio).max() == pytest.approx(0.05)
+    assert np.mean(np.abs(audio) > 0.0499) == pytest.approx(1 - 2 * np.arcsin(0.1) / np.pi, abs=0.01)
 
 
 def test_muffled_halves_the_amplitude_at_the_cutoff_and_leaves_low_tones():

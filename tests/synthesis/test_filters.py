@@ -1,4 +1,4 @@
-"""Each filter refuses what it is for, and nothing else."""
+"""Each filter refuses the texts that break its rule, and no others."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query
         ("Wo liegt Paris denn genau", "language"),
     ],
 )
-def test_queries(text, fault):
+def test_a_query_is_refused_with_the_rule_that_it_breaks(text, fault):
     assert query_fault(text, finished=True, min_words=3, max_words=18) == fault
 
 
@@ -24,13 +24,13 @@ def test_a_query_cut_by_the_token_limit_is_refused():
     assert query_fault("What is the capital of", finished=False, min_words=3, max_words=18) == "unfinished"
 
 
-def test_answers():
+def test_an_empty_and_a_looping_answer_are_refused():
     assert completion_fault("Paris is the capital.") is None
     assert completion_fault("") == "no_completion"
     assert completion_fault("it is a big city and it is a big town") == "looping"  # "it is a big" twice
 
 
-def test_duplicates_are_found_exact_and_near():
+def test_exact_and_near_duplicates_are_refused():
     seen = NearDuplicates(0.6)
     text = "what is the best way to learn how to play the piano at home every single day"
     assert seen.add(text) is None
@@ -52,5 +52,5 @@ def test_duplicates_are_found_exact_and_near():
         ("?????????????????????????", "completion_language"),
     ],
 )
-def test_translations(text, fault):
+def test_a_translation_is_refused_with_the_rule_that_it_breaks(text, fault):
     assert translation_fault("Where is the next train station?", text, "German") == fault

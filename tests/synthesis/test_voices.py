@@ -1,9 +1,9 @@
-"""Every voice speaks, each in its own way, and the same samples whatever was said before."""
+"""Every voice speaks, voices differ, and the samples do not depend on the texts before."""
 
 import numpy as np
 import pytest
 
-from speech_rba.config import load_params
+from speech_rba.config import Voice, load_params
 from speech_rba.errors import UserError
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.voices import piper, voices
@@ -17,13 +17,13 @@ def speak(voice: str, text: str = TEXT, rate: float = 1.0, pitch: float = 0.0) -
 
 def median_f0(audio: np.ndarray) -> float:
     """The fundamental in Hz by autocorrelation, over the loud frames."""
-    found = []
+    fundamentals = []
     for start in range(0, len(audio) - 1024, 512):
         frame = audio[start : start + 1024]
         if augment.rms(frame) > augment.rms(audio):
             lags = np.correlate(frame, frame, "full")[1023:]
-            found.append(16_000 / (40 + lags[40:230].argmax()))
-    return float(np.median(found))
+            fundamentals.append(16_000 / (40 + lags[40:230].argmax()))
+    return float(np.median(fundamentals))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def spoken() -> dict[str, np.ndarray]:
     return {voice: speak(voice) for voice in voices.VOICES}
 
 
-def test_every_voice_says_the_whole_text_without_clipping(spoken):
+def test_every_voice_speaks_the_whole_text_without_clipping(spoken):
     for voice, audio in spoken.items():
         assert 1.2 < len(audio) / 16_000 < 3.0, voice
         assert audio.dtype == np.float32
@@ -39,7 +39,7 @@ def test_every_voice_says_the_whole_text_without_clipping(spoken):
         assert np.abs(audio).max() < 0.99, voice
 
 
-def test_voices_differ_and_are_of_both_sexes(spoken):
+def test_voices_differ_and_are_of_both_genders(spoken):
     assert len({audio.tobytes() for audio in spoken.values()}) == len(voices.VOICES) >= 12
     f0 = [median_f0(audio) for audio in spoken.values()]
     assert sum(hz < 130 for hz in f0) >= 5
@@ -47,7 +47,7 @@ def test_voices_differ_and_are_of_both_sexes(spoken):
 
 
 @pytest.mark.parametrize("voice", ["hibari-heart", "piper-joe", "espeak-en-gb-x-rp+f2"])
-def test_what_was_said_before_changes_nothing(voice, spoken):
+def test_the_samples_do_not_depend_on_the_texts_before(voice, spoken):
     speak("espeak-en-us+Annie", "Something else entirely, forty two.", 1.3, 2.0)
     assert np.array_equal(speak(voice), spoken[voice])
 
@@ -71,23 +71,24 @@ def test_rate_divides_the_time(spoken):
     )
 
 
-def test_nothing_to_say_is_no_speech():
+def test_a_text_without_words_gives_no_speech():
     assert len(speak("hibari-heart", "")) == len(speak("piper-joe", "?")) == 0
     assert len(speak("espeak-en-us", "")) < 1600
 
 
-def test_unknown_voices_are_named():
+def test_an_unknown_or_wrongly_held_out_voice_is_an_error():
     with pytest.raises(ValueError, match=r"no voice 'espeak-en-mars'.*hibari-heart"):
         speak("espeak-en-mars")
     voice = load_params().voice
-    held = lambda validation, test: voice.model_copy(
-        update={"validation_voices": validation, "heldout_voices": test}
-    )  # noqa: E731
+
+    def held(validation: list[str], test: list[str]) -> Voice:
+        return voice.model_copy(update={"validation_voices": validation, "heldout_voices": test})
+
     with pytest.raises(UserError, match=r"voice names nobody to hold out; choose some of hibari-heart"):
         voices.training_voices(held(["nobody"], ["espeak-en-us"]))
     with pytest.raises(UserError, match="each keep out at least one"):
         voices.training_voices(held([], ["espeak-en-us"]))
-    with pytest.raises(UserError, match="espeak-en-us must stand in one of"):
+    with pytest.raises(UserError, match="espeak-en-us: keep it in one of"):
         voices.training_voices(held(["espeak-en-us"], ["espeak-en-us"]))
     training = voices.training_voices(held(["piper-joe"], ["espeak-en-us"]))
     assert set(voices.VOICES) - set(training) == {"espeak-en-us", "piper-joe"}
@@ -95,17 +96,16 @@ def test_unknown_voices_are_named():
 
 def test_a_pause_is_silence_between_two_parts():
     parts = [voices.speak("espeak-en-us", text, 1.0, 0.0) for text in ("What is", "that?")]
-    said = voices.say("espeak-en-us", "What is | that?", 1.0, 0.0)
+    recording = voices.say("espeak-en-us", "What is | that?", 1.0, 0.0)
     edge, pause = round(voices.SILENCE_S * 16_000), round(voices.HESITATION_S * 16_000)
-    assert len(said) == sum(map(len, parts)) + 2 * edge + pause
+    assert len(recording) == sum(map(len, parts)) + 2 * edge + pause
     start = edge + len(parts[0])
-    assert not said[start : start + pause].any() and said[start - 2000 : start].any()
+    assert not recording[start : start + pause].any() and recording[start - 2000 : start].any()
 
 
-def test_piper_reads_a_phoneme_and_a_pad_in_turn():
+def test_the_input_of_piper_has_a_pad_after_each_phoneme():
     table = {"^": [1], "_": [0], "$": [2], " ": [3], ",": [8], "?": [13], "h": [20], "a": [14], "ɪ": [74]}
     # espeak-ng says hˈaɪ for both; the stress mark is not in this table
-    assert piper.phoneme_ids("Hi, hi?", "en-us", table) == [
-        1, 0, 20, 0, 14, 0, 74, 0, 8, 0, 3, 0, 20, 0, 14, 0, 74, 0, 13, 0, 2
-    ]  # fmt: skip
+    hi = [20, 0, 14, 0, 74, 0]
+    assert piper.phoneme_ids("Hi, hi?", "en-us", table) == [1, 0, *hi, 8, 0, 3, 0, *hi, 13, 0, 2]
     assert piper.phoneme_ids("...", "en-us", table) == []

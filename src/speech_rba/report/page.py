@@ -24,13 +24,6 @@ REFERENCES = ("text", "cascade", "base")  # what every method is compared with
 MIN_ROWS = 20  # a bootstrap over fewer texts gives intervals that are far too narrow
 CONDITIONS = get_args(Condition)
 NUM_SNR_BINS = 4
-STRENGTHS = {
-    "snr_db": "{:.0f} dB SNR",
-    "rt60_s": "{:.1f} s of echo",
-    "drive_db": "{:.0f} dB too loud",
-    "cutoff_hz": "below {:.0f} Hz",
-    "lost_share": "{:.0%} lost",
-}
 TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
     ("sft", "loss", "Loss on the teacher's answers", "cross-entropy (nats)"),
     ("rba", "loss", "Policy loss", "loss"),
@@ -111,7 +104,6 @@ def render(results: Results, num_examples: int, num_bootstrap: int, seed: int) -
         results=results,
         glyphs=plots.GLYPHS,
         metric_style=plots.metric_style,
-        strengths=STRENGTHS,
         share=plots.Metric("recovery (%)", 100, 0),
         headline=headline([found for found in verdicts if can_be_compared(results.scores, found)]),
         verdicts=verdicts,

@@ -1,9 +1,14 @@
-"""What rooms, noises and lines do to speech: pure functions on float32 `(N,)` at 16 kHz.
+"""Rooms, noises, microphones and telephone lines: pure functions on float32 `(N,)` at 16 kHz.
 
-Silence has no level, so whatever is set relative to the level leaves it as it is.
+Silence has no level, so a function that sets something relative to the level returns silence unchanged.
+
+They are written here and not taken from audiomentations: that library requires librosa and numba, draws from
+global random state, so that a clip would depend on the clips before it, and would change every measured
+number.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import soundfile
@@ -20,15 +25,20 @@ ROOM_M = ((4, 3, 2.4), (10, 8, 4))  # smallest and largest length, width, height
 MAX_ECHOES = 20
 NUM_OVERTONES = 20
 PACKET_S = 0.04
-CLEAN_SHARE, ROOM_SHARE, CLIP_SHARE, LINE_SHARE = (
-    0.15,
-    0.3,
-    0.1,
-    0.2,
-)  # of the speech that trains the asr_adapter
-NOISES = ("none", "white", "pink", "hum", "babble")
-MIN_BABBLE_SNR_DB = 0.0  # below, nobody can tell who is meant
-NUM_TALKERS = 6  # who speak at once in babble
+# Shares of the clips that train the ASR adapter
+CLEAN_SHARE = 0.15
+ROOM_SHARE = 0.3
+CLIP_SHARE = 0.1
+LINE_SHARE = 0.2
+NOISE_KINDS = ("none", "white", "pink", "hum", "babble")
+MIN_BABBLE_SNR_DB = 0.0  # below it the speaker cannot be distinguished from the background talkers
+NUM_TALKERS = 6  # background talkers of a babble
+
+
+def draw_between(limits: Sequence[float], rng: np.random.Generator) -> float:
+    """A number between the two `limits`, all equally likely."""
+    low, high = limits
+    return rng.uniform(low, high)
 
 
 def rms(audio: np.ndarray) -> float:
@@ -37,7 +47,7 @@ def rms(audio: np.ndarray) -> float:
 
 
 def at_level(audio: np.ndarray, level_db: float) -> np.ndarray:
-    """`audio` with an RMS of `level_db` (dB relative to full scale), or softer where its peak would clip."""
+    """`audio` with an RMS of `level_db` (dB relative to full scale), or less where its peak would clip."""
     if not rms(audio):
         return audio
     gain = min(10 ** (level_db / 20) / rms(audio), MAX_PEAK / np.abs(audio).max())
@@ -57,17 +67,16 @@ def white_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def pink_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls by 3 dB an octave, `(num_samples,)`, as most rooms have it."""
+    """Noise whose power falls by 3 dB an octave, as in most rooms, float32 `(num_samples,)`."""
     if not num_samples:
         return np.zeros(0, np.float32)
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
-    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), num_samples).astype(
-        np.float32
-    )
+    bins = np.maximum(np.arange(len(spectrum)), 1)
+    return np.fft.irfft(spectrum / np.sqrt(bins), num_samples).astype(np.float32)
 
 
 def hum(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """What mains leave on a line, `(num_samples,)`: 50 or 60 Hz and its overtones, each weaker than the one below."""
+    """Mains hum, float32 `(num_samples,)`: 50 or 60 Hz and its overtones, each weaker than the one below."""
     mains = float(rng.choice([50, 60]))
     overtones = np.arange(1, NUM_OVERTONES + 1)[:, None]
     phases = rng.uniform(0, 2 * np.pi, overtones.shape)
@@ -76,7 +85,7 @@ def hum(num_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def babble(talkers: list[np.ndarray], num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """All `talkers` at once, equally loud, each over and over from a random point on, `(num_samples,)`."""
+    """All `talkers` at once, equally loud, each repeated from a random start, float32 `(num_samples,)`."""
     mixed = np.zeros(num_samples, np.float32)
     for talker in talkers:
         start = int(rng.integers(len(talker)))
@@ -85,10 +94,12 @@ def babble(talkers: list[np.ndarray], num_samples: int, rng: np.random.Generator
 
 
 def in_room(audio: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.ndarray:
-    """`audio` in a box-shaped room of random size, places of talker and microphone, longer by its echo.
+    """`audio` in a box-shaped room of random size, speaker and microphone at random places; longer by its
+    echo.
 
-    The walls absorb what gives the room `rt60_s` by Sabine's formula. Echoes of up to MAX_ECHOES walls are images of
-    the talker (pyroomacoustics), later ones noise that decays as fast (Polack's model): all of them take seconds.
+    Sabine's formula gives the absorption of the walls for `rt60_s`. Reflections at up to MAX_ECHOES walls are
+    images of the speaker (pyroomacoustics), later ones are noise that decays at the same rate (Polack's
+    model): to compute all as images takes seconds.
     """
     import pyroomacoustics as pra
 
@@ -106,10 +117,13 @@ def in_room(audio: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.nd
 
 
 def _with_tail(early: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.ndarray:
-    """The response `early` and, from where it ends to where it has fallen by 60 dB, decaying noise as strong."""
+    """The response `early`, then decaying noise of the same strength until the response has fallen by 60
+    dB."""
     direct = int(np.abs(early).argmax())
     early, num_samples = early[direct:], round(rt60_s * SAMPLE_RATE)
-    joint = min(len(early), num_samples) * 3 // 4  # the last images come from fewer and fewer directions
+    joint = (
+        min(len(early), num_samples) * 3 // 4
+    )  # later images are incomplete: they come from few directions
     decay = 10 ** (-3 * np.arange(num_samples) / num_samples)
     tail = rng.standard_normal(num_samples) * decay
     window = slice(joint // 2, joint)
@@ -118,7 +132,7 @@ def _with_tail(early: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np
 
 
 def telephone(audio: np.ndarray) -> np.ndarray:
-    """`audio` through a mobile phone: 8 kHz, 300 to 3400 Hz, and the codec GSM 06.10 of 13 kbit/s; as many samples."""
+    """`audio` through a mobile phone, `(N,)`: 8 kHz, 300 to 3400 Hz, and the codec GSM 06.10 of 13 kbit/s."""
     if not rms(audio):
         return audio
     line = soxr.resample(audio, SAMPLE_RATE, LINE_RATE)
@@ -128,20 +142,19 @@ def telephone(audio: np.ndarray) -> np.ndarray:
     coded = io.BytesIO()
     soundfile.write(coded, line / peak * MAX_PEAK, LINE_RATE, format="WAV", subtype="GSM610")
     coded.seek(0)
-    hypotheses = soxr.resample(
-        soundfile.read(coded, dtype="float32")[0] * (peak / MAX_PEAK), LINE_RATE, SAMPLE_RATE
-    )
-    return np.pad(hypotheses, (0, max(0, len(audio) - len(hypotheses))))[: len(audio)].astype(np.float32)
+    decoded = soundfile.read(coded, dtype="float32")[0] * (peak / MAX_PEAK)
+    received = soxr.resample(decoded, LINE_RATE, SAMPLE_RATE)
+    return np.pad(received, (0, max(0, len(audio) - len(received))))[: len(audio)].astype(np.float32)
 
 
 def clipped(audio: np.ndarray, drive_db: float) -> np.ndarray:
-    """`audio` from a microphone set `drive_db` too loud: what is above full scale is cut off."""
+    """`audio` from a microphone set `drive_db` too loud: samples above full scale are cut off."""
     limit = np.abs(audio).max(initial=0.0) * 10 ** (-drive_db / 20)
     return np.clip(audio, -limit, limit)
 
 
 def muffled(audio: np.ndarray, cutoff_hz: float) -> np.ndarray:
-    """`audio` from behind a door or out of a pocket: 24 dB an octave off above `cutoff_hz`."""
+    """`audio` from behind a door or out of a pocket: above `cutoff_hz` 24 dB less an octave."""
     if not len(audio):
         return audio
     return sosfiltfilt(butter(2, cutoff_hz, fs=SAMPLE_RATE, output="sos"), audio, padlen=0).astype(np.float32)
@@ -157,18 +170,19 @@ def packets_lost(audio: np.ndarray, lost_share: float, rng: np.random.Generator)
 def augment_for_asr(
     audio: np.ndarray, talkers: list[np.ndarray], asr_adapter: AsrAdapter, rng: np.random.Generator
 ) -> np.ndarray:
-    """`audio` as the asr_adapter are trained: as it is, or in a room, a noise, a microphone, a line, each by chance."""
+    """A training clip of the ASR adapter: `audio` unchanged, or in a room, a noise, a microphone or a line by
+    chance."""
     if rng.random() < CLEAN_SHARE:
         return audio
     if rng.random() < ROOM_SHARE:
-        audio = in_room(audio, rng.uniform(*asr_adapter.rt60_s), rng)
-    kind, snr_db = rng.choice(NOISES), rng.uniform(*asr_adapter.snr_db)
+        audio = in_room(audio, draw_between(asr_adapter.rt60_s, rng), rng)
+    kind, snr_db = rng.choice(NOISE_KINDS), draw_between(asr_adapter.snr_db, rng)
     if kind == "babble":
-        chosen = [talkers[i] for i in rng.choice(len(talkers), NUM_TALKERS, replace=False)]
-        audio = with_noise(audio, babble(chosen, len(audio), rng), max(snr_db, MIN_BABBLE_SNR_DB))
+        speakers = [talkers[i] for i in rng.choice(len(talkers), NUM_TALKERS, replace=False)]
+        audio = with_noise(audio, babble(speakers, len(audio), rng), max(snr_db, MIN_BABBLE_SNR_DB))
     elif kind != "none":
         noise = {"white": white_noise, "pink": pink_noise, "hum": hum}[kind](len(audio), rng)
         audio = with_noise(audio, noise, snr_db)
     if rng.random() < CLIP_SHARE:
-        audio = clipped(audio, rng.uniform(*asr_adapter.drive_db))
+        audio = clipped(audio, draw_between(asr_adapter.drive_db, rng))
     return telephone(audio) if rng.random() < LINE_SHARE else audio

@@ -1,78 +1,114 @@
-"""The conditions that speech is recorded in, by name: what strength each draws, and what it does to the speech.
+"""The recording conditions by name: the strength that each draws, and its change of the audio or the text.
 
-A condition that is `heldout` degrades held-out speech alone: neither alignment nor the asr_adapter are trained in it.
+A condition touches two files: records.py names it in `Condition`, and CONDITIONS has its entry. A range that
+no other condition draws from is a parameter of the group `voice`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from speech_rba.config import Voice
-from speech_rba.records import Condition
+from speech_rba.errors import UserError
+from speech_rba.records import Clip, Condition
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.disfluency import hesitant
 
-Talkers = Callable[[np.random.Generator], list[np.ndarray]]  # draws the voices of a babble
-Degrade = Callable[[np.ndarray, dict[str, float], np.random.Generator, Talkers], np.ndarray]
+Strength = dict[str, float]  # by the name of its range in `Voice`
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that is drawn for one clip: the strength, a generator, and the background talkers that it draws."""
+
+    strength: Strength
+    rng: np.random.Generator
+    talkers: Callable[[np.random.Generator], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """`degrade` is what becomes of the sound, `reword` of the words; `strengths` are ranges of `voice` it draws from."""
+    """What a condition does: `degrade` changes the audio, `reword` the text before it is spoken."""
 
-    degrade: Degrade
-    strengths: tuple[str, ...] = ()
-    heldout: bool = False
+    degrade: Callable[[np.ndarray, Draw], np.ndarray] = lambda audio, _: audio
+    strengths: tuple[str, ...] = ()  # the ranges of `Voice` that it draws from
+    strength_text: str = ""  # a format of the strengths, with their unit, for readers
+    is_noise: bool = False  # an attribute question calls it noisy
+    heldout: bool = False  # of the test split alone: no training clip is in it
     reword: Callable[[str, np.random.Generator], str] | None = None
 
 
-def _noise(make: Callable[[int, np.random.Generator], np.ndarray], **more) -> Degradation:
-    def degrade(audio, strength, rng, _):
-        return augment.with_noise(audio, make(len(audio), rng), strength["snr_db"])
+def _noise(make: Callable[[int, Draw], np.ndarray]) -> Degradation:
+    def degrade(audio: np.ndarray, draw: Draw) -> np.ndarray:
+        return augment.with_noise(audio, make(len(audio), draw), draw.strength["snr_db"])
 
-    return Degradation(degrade, ("snr_db",), **more)
-
-
-def _babble(audio, strength, rng, talkers):
-    return augment.with_noise(audio, augment.babble(talkers(rng), len(audio), rng), strength["snr_db"])
+    return Degradation(degrade, ("snr_db",), "{snr_db:.0f} dB SNR", is_noise=True)
 
 
 CONDITIONS: dict[Condition, Degradation] = {
-    "clean": Degradation(lambda audio, *_: audio),
-    "white_noise": _noise(augment.white_noise),
-    "pink_noise": _noise(augment.pink_noise),
-    "hum": _noise(augment.hum),
-    "babble": Degradation(_babble, ("snr_db",)),
-    "room": Degradation(lambda audio, s, rng, _: augment.in_room(audio, s["rt60_s"], rng), ("rt60_s",)),
-    "telephone": Degradation(lambda audio, *_: augment.telephone(audio)),
-    "clipped": Degradation(lambda audio, s, *_: augment.clipped(audio, s["drive_db"]), ("drive_db",)),
-    "hesitant": Degradation(lambda audio, *_: audio, reword=hesitant),
+    "clean": Degradation(),
+    "white_noise": _noise(lambda num_samples, draw: augment.white_noise(num_samples, draw.rng)),
+    "pink_noise": _noise(lambda num_samples, draw: augment.pink_noise(num_samples, draw.rng)),
+    "hum": _noise(lambda num_samples, draw: augment.hum(num_samples, draw.rng)),
+    "babble": _noise(lambda num_samples, draw: augment.babble(draw.talkers(draw.rng), num_samples, draw.rng)),
+    "room": Degradation(
+        lambda audio, draw: augment.in_room(audio, draw.strength["rt60_s"], draw.rng),
+        ("rt60_s",),
+        "{rt60_s:.1f} s of echo",
+    ),
+    "telephone": Degradation(lambda audio, _: augment.telephone(audio)),
+    "clipped": Degradation(
+        lambda audio, draw: augment.clipped(audio, draw.strength["drive_db"]),
+        ("drive_db",),
+        "{drive_db:.0f} dB too loud",
+    ),
+    "hesitant": Degradation(reword=hesitant),
     "muffled": Degradation(
-        lambda audio, s, *_: augment.muffled(audio, s["cutoff_hz"]), ("cutoff_hz",), heldout=True
+        lambda audio, draw: augment.muffled(audio, draw.strength["cutoff_hz"]),
+        ("cutoff_hz",),
+        "below {cutoff_hz:.0f} Hz",
+        heldout=True,
     ),
     "packet_loss": Degradation(
-        lambda audio, s, rng, _: augment.packets_lost(audio, s["lost_share"], rng),
+        lambda audio, draw: augment.packets_lost(audio, draw.strength["lost_share"], draw.rng),
         ("lost_share",),
+        "{lost_share:.0%} lost",
         heldout=True,
     ),
 }
+assert tuple(CONDITIONS) == get_args(Condition), "records.Condition names the conditions, in this order"
 
-NOISES = ("white_noise", "pink_noise", "hum", "babble")
-TRAINED = tuple(name for name, condition in CONDITIONS.items() if not condition.heldout)
-DEGRADED = tuple(name for name in CONDITIONS if name != "clean")
-SOUND = tuple(
-    name for name in DEGRADED if not CONDITIONS[name].reword
-)  # what a recording can still be put into
-
-
-def draw_strength(name: str, voice: Voice, rng: np.random.Generator) -> dict[str, float]:
-    """How much the condition called `name` degrades one clip."""
-    return {
-        strength: round(rng.uniform(*getattr(voice, strength)), 3) for strength in CONDITIONS[name].strengths
-    }
+DEGRADED: tuple[Condition, ...] = tuple(name for name in CONDITIONS if name != "clean")
+NOISES: tuple[Condition, ...] = tuple(name for name in CONDITIONS if CONDITIONS[name].is_noise)
+TRAINED: tuple[Condition, ...] = tuple(name for name in CONDITIONS if not CONDITIONS[name].heldout)
+TRAINED_DEGRADED: tuple[Condition, ...] = tuple(name for name in DEGRADED if name in TRAINED)
+# A finished recording can be put into these
+SOUND: tuple[Condition, ...] = tuple(name for name in DEGRADED if not CONDITIONS[name].reword)
 
 
-def in_turn(names: Sequence[str], first: int, num: int) -> list[str]:
-    """`num` of `names` from place `first * num` on, beginning anew after the last: over many, all come as often."""
+def draw_strength(name: Condition, voice: Voice, rng: np.random.Generator) -> Strength:
+    """How much the condition `name` degrades one clip, by the name of each range."""
+    ranges = {strength: getattr(voice, strength) for strength in CONDITIONS[name].strengths}
+    return {strength: round(augment.draw_between(limits, rng), 3) for strength, limits in ranges.items()}
+
+
+def in_turn(names: Sequence[Condition], first: int, num: int) -> list[Condition]:
+    """`num` of `names` from place `first * num` on, in a circle: over many calls all names are equally
+    frequent."""
     return [names[(first * num + k) % len(names)] for k in range(num)]
+
+
+def check_conditions(speeches: list[list[Clip]]) -> None:
+    """Nothing, if the test rows are recorded in every condition.
+
+    Raises:
+        UserError: a condition is missing; its row of the report would be empty.
+    """
+    test = [clip for speech in speeches for clip in speech if clip.split == "test"]
+    if missing := sorted({*DEGRADED} - {clip.condition for clip in test}):
+        raise UserError(
+            f"{len({clip.row_id for clip in test})} test rows are too few to be recorded in every condition, "
+            f"{', '.join(missing)} would be missing: raise synthesize.test_share or the numbers of texts"
+        )

@@ -1,4 +1,4 @@
-"""Questions with a condition on the answer, which code can check (data/ifeval.py)."""
+"""Questions with an instruction for the answer that code can check (data/ifeval.py)."""
 
 from speech_rba.records import Constraint, Instruction
 
@@ -6,7 +6,7 @@ TOPIC = "{topic}"
 
 
 def constrained(question: str, topic: str, constraint: Constraint) -> tuple[str, Instruction]:
-    """The question with the constraint said after it, and the instruction that this gives."""
+    """The question followed by the constraint in words, and the instruction that the answer must follow."""
 
     def filled(value: str | int | list[str]) -> str | int | list[str]:
         if isinstance(value, list):

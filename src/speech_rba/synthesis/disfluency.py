@@ -1,19 +1,21 @@
-"""How people say what they have not thought out: fillers, repeated words, false starts that they correct, pauses."""
+"""Disfluencies of spontaneous speech: fillers, repeated words, corrected false starts, pauses."""
 
 import numpy as np
 
-PAUSE = "|"  # stands between two words of a text that is spoken with a pause there
+PAUSE = "|"  # between two words of a text: a pause
 FILLERS = ("um,", "uh,", "er,", "you know,", "like,", "well,")
 CORRECTIONS = ("I mean,", "no, sorry,", "or rather,")
 MAX_SLIPS = 3
 
 
 def hesitant(text: str, rng: np.random.Generator) -> str:
-    """`text` with one to three slips of the tongue; every word of it is still there, in order."""
+    """`text` with one to MAX_SLIPS disfluencies; it keeps every word, in order. A text without words is
+    unchanged."""
     words = text.split()
     if not words:
         return text
-    for place in sorted(rng.integers(len(words), size=rng.integers(1, MAX_SLIPS + 1)).tolist(), reverse=True):
+    places = rng.integers(len(words), size=rng.integers(1, MAX_SLIPS + 1)).tolist()
+    for place in sorted(places, reverse=True):  # from the end on, so that no place moves
         words[place:place] = SLIPS[rng.integers(len(SLIPS))](words[place:], words[:place], rng)
     return " ".join(words)
 
@@ -27,12 +29,12 @@ def _pause(_after: list[str], before: list[str], _rng: np.random.Generator) -> l
 
 
 def _repeat(after: list[str], _before: list[str], rng: np.random.Generator) -> list[str]:
-    """The next word or two, begun once more."""
+    """The next word or two, which the speaker repeats."""
     return [f"{word.rstrip('.,;:!?')}," for word in after[: rng.integers(1, 3)]]
 
 
 def _correction(after: list[str], _before: list[str], rng: np.random.Generator) -> list[str]:
-    """A later word said too early, taken back."""
+    """A later word, which the speaker takes back."""
     return [f"{str(rng.choice(after)).rstrip('.,;:!?')},", str(rng.choice(CORRECTIONS))]
 
 

@@ -1,4 +1,4 @@
-"""Which synthesized texts may be spoken and answered; every refusal has a name."""
+"""The reasons for which a synthesized text is refused, each with a name."""
 
 import re
 
@@ -7,14 +7,15 @@ from langdetect import DetectorFactory, LangDetectException, detect_langs
 
 SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.'?!\-]+")
 FUNCTION_WORDS = (
-    "the a an is are was were be do does did can could would should will i you we he she it they my your our this "
-    "that what which who when where why how of in on to for from with about at by and or not me some any"
+    "the a an is are was were be do does did can could would should will i you we he she it they my "
+    "your our this that what which who when where why how of in on to for from with about at by and "
+    "or not me some any"
 )
 ENGLISH = frozenset(FUNCTION_WORDS.split())
 NUM_PERMUTATIONS = 64
 CODES = {"Spanish": "es", "German": "de"}
 LENGTH_RATIOS = (0.5, 2.0)  # characters of a translation by those of its source
-DetectorFactory.seed = 0  # it draws
+DetectorFactory.seed = 0  # the detector samples
 
 
 def query_fault(text: str, finished: bool, min_words: int, max_words: int) -> str | None:
@@ -32,7 +33,7 @@ def query_fault(text: str, finished: bool, min_words: int, max_words: int) -> st
 
 
 def completion_fault(text: str) -> str | None:
-    """Why `text` is no answer, or None: `no_completion` or `looping` (a run of four words that comes back)."""
+    """Why `text` is no answer, or None: `no_completion` or `looping` (four words in a row occur twice)."""
     words = text.lower().split()
     if not words:
         return "no_completion"
@@ -55,14 +56,14 @@ def translation_fault(source: str, text: str, language: str) -> str | None:
 
 
 class NearDuplicates:
-    """Remembers texts; `add` tells whether a like one was there (MinHash over word 3-grams, Jaccard similarity)."""
+    """Texts kept so far; `add` compares a text with them (MinHash over word 3-grams, Jaccard similarity)."""
 
     def __init__(self, threshold: float):
         self.exact: set[str] = set()
         self.index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
 
     def add(self, text: str) -> str | None:
-        """`exact_duplicate`, `near_duplicate`, or None and the text is remembered."""
+        """`exact_duplicate` or `near_duplicate`; or None, and the text is one of those kept."""
         words = re.findall(r"[a-z0-9']+", text.lower())
         key = " ".join(words)
         if key in self.exact:

