@@ -9,7 +9,7 @@ import sys
 import mlflow.server
 from mlflow.cli import cli
 
-from speech_rba.registry.tracking import STORE, database
+from speech_rba.registry.store import STORE, database
 
 
 def become(command: list[str], extra_env: dict[str, str], **_: object) -> None:
