@@ -110,16 +110,14 @@ def compare() -> None:
 
 @app.command(rich_help_panel=DECIDE)
 def promote(
-    version: Annotated[
-        str | None, typer.Argument(help="A candidate's number; the newest if omitted.")
-    ] = None,
+    version: Annotated[str | None, typer.Argument(help="A candidate; the newest if omitted.")] = None,
     force: Annotated[bool, typer.Option(help="Promote despite failed checks; needs --reason.")] = False,
     reason: Reason = "",
 ) -> None:
     """Make a candidate the champion; the champion before becomes previous.
 
-    It is refused if a reward-hacking check failed in its training, or if, on the same test items as the champion, it
-    is significantly worse by register.rank_by or worse by more than register.limits allows.
+    It is refused if a reward-hacking check failed in its training, or if, on the same test items as the champion,
+    it is significantly worse by register.rank_by or worse by more than register.limits allows.
     """
     from speech_rba.registry import promotion
 
@@ -148,7 +146,7 @@ def print_table(rows: list[dict]) -> None:
 
 
 def print_side_by_side(versions: list[dict]) -> None:
-    """Prints a column a version, headed by its alias: a version has more scores than a terminal has columns."""
+    """Prints one column a version, since a version has more scores than a terminal has columns."""
     keys = dict.fromkeys(key for version in versions for key in version if key != "alias")
     print_table([{"": key} | {v["alias"]: v.get(key, "") for v in versions} for key in keys])
 

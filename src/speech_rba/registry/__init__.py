@@ -1,8 +1,9 @@
 """The record of training: MLflow runs, registered students, and the log of promotions.
 
-The register stage makes versions of the model `NAME-candidates`; the alias `candidate` names the newest. A reviewer
-copies one to the model `NAME`, whose alias `champion` names the version in use and `previous` the champion before it.
-Two models, because a server with accounts can then let a trainer write the first and not the second.
+The register stage makes versions of the model `NAME-candidates`; the alias `candidate` names the newest. A
+reviewer copies one to the model `NAME`, whose alias `champion` names the version in use and `previous` the
+champion before it. Two models, because a server with accounts can then let a trainer write the first and not
+the second.
 """
 
 import os

@@ -103,7 +103,7 @@ def not_in_store(uri: str) -> str:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, or of the names and contents of all files in a folder; of nothing for a missing path."""
+    """The sha256 of a file, or of the names and contents of all files in a folder; of no bytes if missing."""
     total = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
         # MLflow writes registered_model_meta, and Python __pycache__, into a folder that they read
@@ -130,7 +130,7 @@ def label(version: ModelVersion) -> str:
 
 
 def has_all_tags(version: ModelVersion) -> bool:
-    """Whether the register stage made this version, or a promotion copied it; else a person made it in MLflow."""
+    """Whether the register stage made this version or a promotion copied it, and no person by hand."""
     return version.tags.keys() >= TAGS
 
 
@@ -138,8 +138,8 @@ def check_tags(version: ModelVersion) -> None:
     """Raises UserError where a person made this version in MLflow."""
     if missing := sorted(TAGS - version.tags.keys()):
         raise UserError(
-            f"{label(version)} was not made by the register stage, since it has no tags {', '.join(missing)}: "
-            "name another version"
+            f"{label(version)} was not made by the register stage, since it has no tags "
+            f"{', '.join(missing)}: name another version"
         )
 
 

@@ -1,9 +1,9 @@
-"""The entry points of this project that MLflow loads (pyproject.toml): a local store that holds no absolute path.
+"""The entry points that MLflow loads (pyproject.toml): a local store that holds no absolute path.
 
-MLflow by itself writes the folder of a local store into its database, and reads `mlflow-artifacts:/...` only through a
-server. With these two functions a local database holds the addresses that a server writes, and any process of this
-environment resolves them beside the database. So mlruns/ may be renamed, moved or copied, and a server and a local
-process read the same store. MLflow loads this module while it is imported itself: hence the imports inside.
+MLflow alone writes the folder of a local store into its database, and reads `mlflow-artifacts:/...` only through
+a server. With these two functions a local database holds the addresses that a server writes, and any process of
+this environment resolves them beside the database. So mlruns/ may be renamed, moved or copied, and a server and
+a local process read the same store. MLflow loads this module during its own import: hence the imports inside.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> SqlAlchem
 def artifact_repository(
     artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
 ) -> ArtifactRepository:
-    """What reads and writes `mlflow-artifacts:/...`: the folder beside a database in a file, else the server."""
+    """What reads and writes `mlflow-artifacts:/...`: the folder beside a sqlite file, else the server."""
     import mlflow
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
     from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository

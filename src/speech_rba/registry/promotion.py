@@ -31,14 +31,15 @@ class Change:
 
 @refusals()
 def promote(params: Params, version: str | None, force: bool, reason: str) -> dict:
-    """The audit record, after a candidate became champion and the champion previous; the newest when `version` is None.
+    """The audit record, after a candidate became champion and the champion previous.
 
-    Repeating it, also after a kill, changes nothing that is done already. `force` skips the reward-hacking check and
-    the comparison with the champion, nothing else, and needs a reason. The limits are those of `params`, the reviewer's.
+    The newest candidate is promoted when `version` is None. Repeating a promotion, also after a kill, changes
+    nothing that is done already. `force` skips the reward-hacking check and the comparison with the champion,
+    nothing else, and needs a reason. The limits are those of `params`, the reviewer's.
 
     Raises:
-        UserError: no such candidate; it was changed, did not pass its gate or answers otherwise than before; or
-            `force` is not given and a reward-hacking check failed in training or it is worse than the champion.
+        UserError: no such candidate; it was changed, did not pass its gate or gives other answers than before;
+            without `force`, a reward-hacking check failed in its training or it is worse than the champion.
         UserError: the server does not let this user promote.
     """
     if force and not reason:
@@ -84,7 +85,7 @@ def choose(client: mlflow.MlflowClient, model_name: str, number: str | None) -> 
 def promotion_checks(
     params: Params, candidate: ModelVersion, champion: ModelVersion | None, is_champion: bool
 ) -> list[Check]:
-    """The checks that `force` overrules; a candidate that already is the champion is not compared with itself."""
+    """The checks that `force` overrules; the champion is not compared with itself."""
     checks = [reward_hacking_check(candidate)]
     if champion and not is_champion:
         return checks + comparison_checks(params, candidate, champion)

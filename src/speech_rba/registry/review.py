@@ -37,7 +37,7 @@ def waiting(model_name: str) -> list[dict]:
 
 def candidate_number(champion: ModelVersion | None, pool: str) -> int:
     """The number of the candidate that the champion is a copy of, 0 where it is none."""
-    match = re.fullmatch(rf"models:/{re.escape(pool)}/(\d+)", champion.source if champion else "")
+    match = re.fullmatch(rf"models:/{re.escape(pool)}/(\d+)", (champion.source or "") if champion else "")
     return int(match[1]) if match else 0
 
 

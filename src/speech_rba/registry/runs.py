@@ -1,4 +1,4 @@
-"""MLflow runs: one a registration, with its params, its metrics, its curves, and the commit and data it came from."""
+"""MLflow runs, one a registration: its params, metrics and curves, and the commit and data it came from."""
 
 import json
 import re
@@ -28,14 +28,14 @@ MAX_PARAMS, MAX_METRICS = 100, 1000  # that MLflow's store takes in one call
 def open_run(model_name: str, work: Path) -> Iterator[str]:
     """Inside the block one MLflow run is open; yields its id.
 
-    The run is identified by the name of `work`, so a stage that was killed resumes its run and closes it. A second
-    process with the same inputs waits. SIGTERM ends the run as failed instead of leaving it running.
+    The run is identified by the name of `work`, so a stage that was killed resumes its run and closes it. A
+    second process with the same inputs waits. SIGTERM ends the run as failed instead of leaving it running.
     """
     client = connect(model_name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with refusals(), locked(work / "lock"):
-        experiment = client.get_experiment_by_name(model_name)
-        runs = client.search_runs([experiment.experiment_id], f"tags.inputs = '{work.name}'", max_results=1)
+        experiment_id = mlflow.set_experiment(model_name).experiment_id
+        runs = client.search_runs([experiment_id], f"tags.inputs = '{work.name}'", max_results=1)
         run_id = runs[0].info.run_id if runs else None
         with mlflow.start_run(run_id, tags={"inputs": work.name, "git_commit": git_commit()}) as run:
             yield run.info.run_id
@@ -51,7 +51,8 @@ def log_pipeline(run_id: str, params: Params, scores: dict, methods: Path, repor
     for start in range(0, len(metrics), MAX_METRICS):
         mlflow.MlflowClient().log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
     for path, md5 in data_hashes().items():
-        dataset = MetaDataset(CodeDatasetSource({"dvc": path}), name=path, digest=md5)
+        source = CodeDatasetSource({"dvc": path})
+        dataset = MetaDataset(source, name=path, digest=md5)  # type: ignore[abstract]  # MLflow makes it so too
         mlflow.log_input(dataset, context="training")
     mlflow.log_artifacts(str(report), "report")
 

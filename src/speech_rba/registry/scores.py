@@ -1,10 +1,10 @@
-"""What the registry reads in scores.json: all values as MLflow metrics, and the value that a method is ranked by."""
+"""What the registry reads in scores.json: its values as MLflow metrics, and the value that ranks a method."""
 
 from speech_rba.errors import UserError
 
 
 def score_metrics(scores: dict) -> dict[str, float]:
-    """Metrics by name, `system/suite/condition/metric` of the test split; of validation below `validation/`."""
+    """Metrics by name, `system/suite/condition/metric` for test, the same below `validation/`."""
     metrics = {}
     for row in scores["validation"]:
         metrics["validation/{system}/{suite}/{condition}/{metric}".format(**row)] = row["value"]

@@ -1,4 +1,4 @@
-"""The connection to the store of runs and models: mlruns/ of this folder, or a server; what it refuses is a UserError."""
+"""The connection to the store of runs and models, mlruns/ or a server; what it refuses is a UserError."""
 
 import fcntl
 import getpass
@@ -115,7 +115,7 @@ def connect(model_name: str) -> mlflow.MlflowClient:
 
 
 def check_uri(uri: str) -> None:
-    """Raises UserError where `uri` is neither a server nor a sqlite file that MLflow opens as mlflow_plugin says."""
+    """Raises UserError where `uri` is no server and no sqlite file that MLflow opens by mlflow_plugin."""
     if not re.match(r"https?://[^/]|sqlite:///", uri):
         raise UserError(
             f"MLFLOW_TRACKING_URI is {uri!r}: write the server as http://HOST:PORT, or unset it to use "
@@ -124,8 +124,8 @@ def check_uri(uri: str) -> None:
     plugins = importlib.metadata.entry_points(group="mlflow.artifact_repository")
     if uri.startswith("sqlite:") and "mlflow-artifacts" not in plugins.names:
         raise UserError(
-            f"MLflow cannot use {STORE}/, since the entry points of this package are not installed: run `make run`, "
-            "or `pip install --no-deps --editable .`"
+            f"MLflow cannot use {STORE}/, since the entry points of this package are not installed: run "
+            "`make run`, or `pip install --no-deps --no-build-isolation --editable .`"
         )
 
 
@@ -153,6 +153,6 @@ def check_experiment(experiment: Experiment, uri: str) -> None:
     is_here = location.startswith((PLACE, (STORE / "artifacts").resolve().as_uri()))
     if uri.startswith("sqlite:") and not is_here:
         raise UserError(
-            f"the runs of {name} in {STORE}/ are written to {location}, which is not in this folder: move the "
-            f"project back there, or remove {STORE}/ and {REGISTER_AGAIN}"
+            f"the runs of {name} in {STORE}/ are written to {location}, which is not in this folder: move "
+            f"the project back there, or remove {STORE}/ and {REGISTER_AGAIN}"
         )

@@ -1,4 +1,4 @@
-"""Registered versions: how one is registered as candidate, and how one is looked up by number, alias or source."""
+"""Registered versions: how one becomes a candidate, and how it is looked up by number, alias or source."""
 
 import os
 import shutil
@@ -7,7 +7,6 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from speech_rba.errors import UserError
 from speech_rba.registry.bundle import (
     BUNDLE,
     check_answers,

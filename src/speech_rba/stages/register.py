@@ -1,4 +1,4 @@
-"""artifacts/{voice,validate,gate,base,align,evaluate,report} -> a candidate in the registry, registration.json.
+"""artifacts/{voice,validate,gate,base,align,evaluate,report} -> a registered candidate, registration.json.
 
 The candidate is the method that is best on validation by register.rank_by. It is registered only if, loaded
 from the store as any user loads it, it gives the answers that the student gave before. A killed stage resumes
@@ -11,12 +11,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.entities.model_registry import ModelVersion
-
 from speech_rba.config import Params
 from speech_rba.errors import UserError
 from speech_rba.records import ALIGNMENT, Answer, Clip, read_jsonl, write_jsonl
 from speech_rba.registry import bundle, runs, versions
+from speech_rba.registry.bundle import ModelVersion
 from speech_rba.registry.promotion import NO_REWARD_HACKING
 from speech_rba.registry.scores import score_on_test, score_on_validation
 from speech_rba.stages import main, publish, workdir
@@ -26,7 +25,7 @@ SERVING = Path(__file__).parents[1] / "registry" / "serving.py"
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is registered: a method with its folders, its results, and the clips that a reload is checked with."""
+    """What is registered: a method, its files and results, and the clips that a reload is checked with."""
 
     method: str
     base: Path
@@ -52,9 +51,10 @@ def run(
     """Writes registration.json; the best method is a new candidate for the model.
 
     Raises:
-        UserError: the gate did not pass, a method has no score on validation, there are too few clips to check
-            with, or the reloaded student answers differently.
+        UserError: the gate did not pass, a method has no score on validation, there are too few clips to
+            check with, or the reloaded student answers differently.
     """
+    model_name = params.register_.model_name
     gate_result = passed_gate(gate)
     scores = json.loads((evaluation / "scores.json").read_text())
     method = best_method(params, scores)
@@ -73,11 +73,11 @@ def run(
         description=describe(tags, gate_result, scores),
     )
     work = workdir("register", params, accepted, gate, base, methods, evaluation, report)
-    with runs.open_run(params.register_.model_name, work) as run_id, publish(out, work) as folder:
+    with runs.open_run(model_name, work) as run_id, publish(out, work) as folder:
         runs.log_pipeline(run_id, params, scores, methods, report)
-        version = versions.registered(run_id) or store(candidate, params.register_.model_name, run_id, work)
+        version = versions.registered(run_id) or store(candidate, model_name, run_id, work)
         versions.set_candidate(version)
-        write_registration(folder, params.register_.model_name, run_id, version, len(clips))
+        write_registration(folder, model_name, run_id, version, len(clips))
     print(f"{bundle.label(version)} ({method}): {len(clips)} clips have the same answers after a reload")
     print("Next: speech-rba review")
 
@@ -115,7 +115,11 @@ def write_registration(
     folder: Path, model_name: str, run_id: str, version: ModelVersion, num_checked_clips: int
 ) -> None:
     """`folder` holds registration.json: which version came from which run, method, data and commit."""
-    registration = {"model_name": model_name, "version": str(version.version), "run_id": run_id}
+    registration: dict[str, object] = {
+        "model_name": model_name,
+        "version": str(version.version),
+        "run_id": run_id,
+    }
     for key in ("method", "adapter_sha256", "data_sha256", "git_commit"):
         registration[key] = version.tags[key]
     registration["checked_clips"] = num_checked_clips
