@@ -116,8 +116,8 @@ def promote(
 ) -> None:
     """Make a candidate the champion; the champion before becomes previous.
 
-    It is refused if a reward-hacking check failed in its training, or if, on the same test items as the champion,
-    it is significantly worse by register.rank_by or worse by more than register.limits allows.
+    It is refused if a reward-hacking check failed in its training, or if, on the same test items as the
+    champion, it is significantly worse by register.rank_by or worse by more than register.limits allows.
     """
     from speech_rba.registry import promotion
 

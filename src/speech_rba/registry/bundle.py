@@ -215,15 +215,12 @@ def stored_answers(version: ModelVersion) -> list[Answer] | None:
         check_hashes(version, model)
         try:
             return read_jsonl(model / BUNDLE / "answers.jsonl", Answer)
-        except (
-            FileNotFoundError,
-            UserError,
-        ):  # a version of this project that stored none, or in another form
+        except (FileNotFoundError, UserError):  # made by older code: none stored, or in another form
             return None
 
 
 def check_base(version: ModelVersion, stored_base: Path) -> None:
-    """Raises UserError where artifacts/base exists and an adapter aligned on `stored_base` does not fit it."""
+    """Raises UserError where artifacts/base exists and an adapter of `stored_base` does not fit it."""
     if not BASE.exists():
         return
     here, stored = base_identity(BASE), base_identity(stored_base)

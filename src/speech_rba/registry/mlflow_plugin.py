@@ -1,9 +1,10 @@
 """The entry points that MLflow loads (pyproject.toml): a local store that holds no absolute path.
 
-MLflow alone writes the folder of a local store into its database, and reads `mlflow-artifacts:/...` only through
-a server. With these two functions a local database holds the addresses that a server writes, and any process of
-this environment resolves them beside the database. So mlruns/ may be renamed, moved or copied, and a server and
-a local process read the same store. MLflow loads this module during its own import: hence the imports inside.
+MLflow alone writes the folder of a local store into its database, and reads `mlflow-artifacts:/...` only
+through a server. With these two functions a local database holds the addresses that a server writes, and any
+process of this environment resolves them beside the database. So mlruns/ may be renamed, moved or copied, and
+a server and a local process read the same store. MLflow loads this module during its own import: hence the
+imports inside the functions.
 """
 
 from __future__ import annotations

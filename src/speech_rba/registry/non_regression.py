@@ -31,7 +31,7 @@ def non_regression(
     """The paired test of `rank_by` (suite/condition/metric), text ability, safety, length, word error rate.
 
     Only test items that both versions answered are compared: the same row, clip, condition and prompt. A
-    check that neither version has items for is not measured and passes; one without a common item does not pass.
+    check that neither version has items for passes as not measured; one without a common item does not pass.
     """
     candidate, champion = ([a for a in answers if a.split == "test"] for answers in (candidate, champion))
     return [

@@ -38,8 +38,8 @@ def promote(params: Params, version: str | None, force: bool, reason: str) -> di
     nothing else, and needs a reason. The limits are those of `params`, the reviewer's.
 
     Raises:
-        UserError: no such candidate; it was changed, did not pass its gate or gives other answers than before;
-            without `force`, a reward-hacking check failed in its training or it is worse than the champion.
+        UserError: no such candidate; it was changed, did not pass its gate or gives other answers than
+            before; without `force`, it failed a reward-hacking check or is worse than the champion.
         UserError: the server does not let this user promote.
     """
     if force and not reason:

@@ -23,7 +23,7 @@ class Student(PythonModel):
         self.answer = load_answerer(bundle / "base", bundle / "adapter")
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        """One row for each recording of the column `audio`, the bytes of a file: its `answer` and its `error`.
+        """One row for each recording in the column `audio`, bytes of a file: its `answer` and its `error`.
 
         One of the two is empty: a recording that cannot be answered has an error.
         """
