@@ -1,4 +1,4 @@
-"""Stores of toy versions, made once and copied for each test: a store may be copied, since it holds no path."""
+"""Stores of toy versions, made once and copied for each test: a store holds no path, so it may be copied."""
 
 import shutil
 import sqlite3
@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import toy
 
+from speech_rba.registry import bundle
 from speech_rba.registry.store import connect
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_requirements():
+    """MLflow looks up each requirement whenever it stores or loads a model, a fifth of a second for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "SERVING_NEEDS", {"pandas"})
+        yield
 
 
 @pytest.fixture
@@ -17,8 +26,8 @@ def store(project_folder):
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory, empty_store):
-    """Folders of stores: `candidate` a is right on half of the items; it is `champion`; b of 60 % is `challenger`."""
+def stores(tmp_path_factory, empty_store, few_requirements):
+    """Folders of stores, one step after the other: a is `candidate`, a is `champion`, b is `challenger`."""
     folder = tmp_path_factory.mktemp("stores")
 
     def save(name):
