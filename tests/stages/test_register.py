@@ -27,7 +27,7 @@ class Result:
 
 
 def load_answerer(base, adapter):
-    """A student in place of the real one: its answer names its weights and the number of samples of a clip."""
+    """A student in place of the real one: it answers with its weights and the number of samples."""
     weights = (base / "model.safetensors").read_text() + (adapter / "adapter_model.safetensors").read_text()
 
     def answer(clips):
@@ -130,7 +130,7 @@ def write_scores(test, validation):
 
 
 def write_answers(*responses):
-    """The systems' responses to the second test clip and to the third; further answers are not to test clips."""
+    """The systems' responses to the second test clip and to the third, beside answers to other items."""
     fields = {"suite": "alignment", "row_id": "r", "condition": "clean", "voice": "v", "heldout_voice": False}
     fields |= {"snr_db": None, "judge_hypothesis": "hi", "metrics": {}}
     validation = fields | {"clip_id": "7", "split": "validation"}
@@ -159,6 +159,7 @@ def test_the_best_method_becomes_the_candidate(pipeline):
     assert written["adapter_sha256"] == "999194618eee5af7053722c3126f412a5a43791953b8afd07617c4d349722b25"
     version = mlflow.MlflowClient().get_model_version_by_alias("speech-rba-candidates", "candidate")
     assert version.tags["data_sha256"] == "d" * 64
+    assert version.tags["report"] == f"runs:/{written['run_id']}/report/index.html"
     assert version.tags["reward_hacking"] == "length_drift"
     assert (version.tags["validation_score"], version.tags["test_score"]) == ("0.45", "0.4")
     assert (
@@ -168,24 +169,34 @@ def test_the_best_method_becomes_the_candidate(pipeline):
     assert "| length_drift | True | False | 3.5 | at most 1.5 |" in version.description
     assert "| alignment token_f1 | 0.500 | 0.300 | 0.400 |" in version.description
     assert "| num_train_clips | True | True | 400 | >= 300 |" in version.description
-    run = mlflow.get_run(written["run_id"])
+    check_run(written["run_id"])
+    check_stored_files()
+
+
+def check_run(run_id):
+    run = mlflow.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["align.rba.num_generations"] == "4"
     assert run.data.metrics["rba/alignment/all/token_f1"] == 0.4
-    assert mlflow.artifacts.load_text(version.tags["report"]) == "<p>report"
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/report/index.html") == "<p>report"
+
+
+def check_stored_files():
     student = mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
     audio = pd.DataFrame({"audio": [Path("voice/1.flac").read_bytes()]})
     assert student.predict(audio).to_dict("records") == [{"answer": "baserba 3200", "error": ""}]
     with bundle.fetched("models:/speech-rba-candidates/1") as model:
         stored = read_jsonl(model / bundle.BUNDLE / "answers.jsonl", Answer)
     assert [(a.suite, a.clip_id, a.condition, a.response) for a in stored] == [
-        ("alignment", "2", "clean", "one"), ("alignment", "3", "clean", "other"), ("alignment", "", "text", "read"),
+        ("alignment", "2", "clean", "one"),
+        ("alignment", "3", "clean", "other"),
+        ("alignment", "", "text", "read"),
         ("qa", "2", "clean", "rba"),
-    ]  # fmt: skip
+    ]
     assert not [p for p in Path("mlruns/artifacts").rglob("*") if p.suffix in {".pkl", ".pt", ".bin"}]
 
 
-def test_a_recording_that_cannot_be_answered_is_named_and_the_others_are_answered(pipeline, tmp_path):
+def test_a_recording_that_cannot_be_answered_has_an_error_and_the_others_an_answer(pipeline):
     register.run(**pipeline)
     student = mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
     soundfile.write("long.flac", np.zeros(480_001, np.float32), 16_000)
@@ -208,7 +219,7 @@ def test_registering_twice_gives_one_version(pipeline):
     assert len(candidates()) == 1
 
 
-def test_killed_before_the_version_exists_it_goes_on_with_its_run(pipeline, monkeypatch):
+def test_a_stage_killed_before_the_version_exists_resumes_its_run(pipeline, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(versions, "register", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         register.run(**pipeline)
@@ -217,7 +228,7 @@ def test_killed_before_the_version_exists_it_goes_on_with_its_run(pipeline, monk
     assert len(mlflow.search_runs(output_format="list")) == len(candidates()) == 1
 
 
-def test_another_answer_after_the_reload_registers_nothing(pipeline, monkeypatch):
+def test_a_different_answer_after_the_reload_registers_nothing(pipeline, monkeypatch):
     answers = iter([Result("as trained")] * 2 + [Result("as loaded")] * 2)
     student = sys.modules["speech_rba.model.answer"]
     monkeypatch.setattr(student, "load_answerer", lambda *_: lambda clips: [next(answers) for _ in clips])
@@ -228,16 +239,16 @@ def test_another_answer_after_the_reload_registers_nothing(pipeline, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("validation", "registered"),
+    ("validation", "best"),
     [({"sft": 0.5, "rba": 0.4}, "sft"), ({"sft": 0.4, "rba": 0.5}, "rba"), ({"sft": 0.5, "rba": 0.5}, "sft")],
 )
-def test_the_method_is_chosen_on_validation_and_of_equals_the_first(pipeline, validation, registered):
+def test_the_best_method_on_validation_is_selected_and_of_equal_ones_the_first(pipeline, validation, best):
     write_scores({"sft": 0.1, "rba": 0.9}, validation)
-    register.run(**pipeline)
-    assert json.loads(Path("registered/registration.json").read_text())["method"] == registered
+    scores = json.loads(Path("evaluation/scores.json").read_text())
+    assert register.best_method(pipeline["params"], scores) == best
 
 
-def test_what_the_gate_refused_or_nobody_scored_is_not_registered(pipeline):
+def test_without_a_passed_gate_or_a_score_nothing_is_registered(pipeline):
     write_scores({"sft": 0.3, "rba": 0.4}, validation={"sft": 0.3})
     with pytest.raises(ValueError, match="no validation score alignment/all/token_f1 of rba: set register"):
         register.run(**pipeline)
@@ -249,18 +260,14 @@ def test_what_the_gate_refused_or_nobody_scored_is_not_registered(pipeline):
         register.run(**pipeline)
 
 
-def test_too_few_clips_to_check_with(pipeline):
+def test_too_few_clips_to_check_a_reload_with_are_refused(pipeline):
     with pytest.raises(ValueError, match="has 3 test clips"):
         register.check_clips(Path("validation/accepted.jsonl"), 4, set())
 
 
-def test_the_clips_to_check_with_are_those_whose_answer_the_adapter_changes(pipeline):
-    accepted, answers = (
-        Path("validation/accepted.jsonl"),
-        read_jsonl(Path("evaluation/answers.jsonl"), Answer),
-    )
-    ids = {
-        m: [c.id for c in register.check_clips(accepted, 2, register.changed_clips(answers, m))]
-        for m in ("sft", "rba")
-    }
-    assert ids == {"sft": ["1", "2"], "rba": ["3", "1"]}
+def test_a_reload_is_checked_first_with_clips_whose_answer_the_adapter_changes(pipeline):
+    answers = read_jsonl(Path("evaluation/answers.jsonl"), Answer)
+    for method, expected in (("sft", ["1", "2"]), ("rba", ["3", "1"])):
+        changed = register.changed_clips(answers, method)
+        clips = register.check_clips(Path("validation/accepted.jsonl"), 2, changed)
+        assert [clip.id for clip in clips] == expected
