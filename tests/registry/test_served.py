@@ -54,7 +54,7 @@ CLIP = {
 
 @pytest.fixture(scope="module")
 def project(small_student, tmp_path_factory) -> Path:
-    """Clips of different lengths, half of them noisy, a student with soft tokens, an adapter that changes answers."""
+    """Clips of several lengths, half of them noisy; a student with soft tokens, an adapter that changes answers."""
     folder = tmp_path_factory.mktemp("served")
     soft_tokens = {
         "soft_top_k": 8,
@@ -136,7 +136,8 @@ def test_a_clip_has_its_evaluated_answer_alone_and_in_a_batch(project, evaluated
     clips = read_jsonl(project / "voice/manifest.jsonl", Clip)
     audio = [read_audio(project / "voice" / clip.path) for clip in clips]
     expected = [evaluated[clip.id, system] for clip in clips]
-    assert [answer([array])[0].response for array in audio] == expected
+    alone = slice(None, None, 3)  # clips of three lengths, clean and noisy
+    assert [answer([array])[0].response for array in audio[alone]] == expected[alone]
     assert [result.response for result in answer(audio * 4)] == expected * 4  # a batch of 32
 
 

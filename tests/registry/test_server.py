@@ -1,4 +1,4 @@
-"""Review on a real MLflow server with accounts: who trains cannot promote."""
+"""A real MLflow server with accounts: a trainer registers candidates and cannot promote them."""
 
 import json
 import os
@@ -9,12 +9,14 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import pytest
-from test_tracking import NAME, make_version, promote
+from mlflow.exceptions import MlflowException
+from toy import NAME, make_version, promote
 
 from flows import supervisor
 from speech_rba.errors import UserError
-from speech_rba.registry import tracking
+from speech_rba.registry import promotion, review
 
 PASSWORD = "a long enough one"
 PASSWORDS = {"reviewer": PASSWORD, "operator": "another long one"}
@@ -27,7 +29,9 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("review")
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as free:
         patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        )
         for user, password in PASSWORDS.items():
             patch.setenv(f"SPEECH_RBA_{user.upper()}_PASSWORD", password)
         patch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
@@ -35,13 +39,13 @@ def server(tmp_path_factory):
         Path("params.yaml").write_text(f"register: {{model_name: {NAME}}}")
         port = free.getsockname()[1]
         free.close()
-        mlflow, _, worker = supervisor.services(port, 1, folder, supervisor.read_passwords())
-        mlflow.start()
-        mlflow.wait()
+        server, _, worker = supervisor.services(port, 1, folder, supervisor.read_passwords())
+        server.start()
+        server.wait()
         supervisor.make_accounts(worker.env, PASSWORD)
         supervisor.make_accounts(worker.env, PASSWORD)  # as after a restart
         yield worker.env | {"HOME_OF_TESTS": str(folder)}
-        mlflow.stop()
+        server.stop()
 
 
 @pytest.fixture
@@ -64,8 +68,8 @@ def test_a_trainer_registers_and_a_reviewer_promotes(become):
     make_version("a")
     with pytest.raises(UserError, match="does not let trainer do this: ask a reviewer"):
         promote()
-    client = tracking.mlflow.MlflowClient()
-    with pytest.raises(tracking.MlflowException, match="Permission denied"):
+    client = mlflow.MlflowClient()
+    with pytest.raises(MlflowException, match="Permission denied"):
         client.copy_model_version(f"models:/{NAME}-candidates/1", NAME)
     become("reviewer")
     record = promote(reason="the first")
@@ -75,19 +79,17 @@ def test_a_trainer_registers_and_a_reviewer_promotes(become):
         lambda: client.set_registered_model_alias(NAME, "champion", "1"),
         lambda: client.delete_registered_model_alias(NAME, "champion"),
         lambda: client.set_model_version_tag(NAME, "1", "adapter_sha256", "0"),
-        lambda: tracking.rollback(NAME, ""),
+        lambda: promotion.rollback(NAME, ""),
     ):
-        with pytest.raises(
-            (tracking.MlflowException, ValueError), match=r"Permission denied|no previous version"
-        ):
+        with pytest.raises((MlflowException, ValueError), match=r"Permission denied|no previous version"):
             change()
-    assert [row["alias"] for row in tracking.compare(NAME)] == ["candidate", "champion"]
+    assert [row["alias"] for row in review.compare(NAME)] == ["candidate", "champion"]
     assert json.loads(Path("mlruns/audit.jsonl").read_text())["to"] == "1"
 
 
-def test_the_student_that_a_server_stores_is_loaded_through_it(become):
+def test_a_stored_student_is_loaded_through_the_server(become):
     become("trainer")
-    model = tracking.mlflow.pyfunc.load_model(f"models:/{NAME}-candidates/1")
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}-candidates/1")
     assert list(model.predict({"audio": [b"RIFF"]})["answer"]) == ["a4"]
 
 
@@ -107,44 +109,44 @@ def test_a_server_that_cannot_be_used_is_one_line(become, monkeypatch, change, l
     become("trainer")
     for name, value in change.items():
         monkeypatch.setenv(name, value)
-    for command in (tracking.compare, tracking.waiting, lambda name: tracking.rollback(name, "")):
+    for command in (review.compare, review.waiting, lambda name: promotion.rollback(name, "")):
         with pytest.raises(UserError, match=line) as refused:
             command(NAME)
         assert "\n" not in str(refused.value)
 
 
-def test_what_answers_is_no_mlflow(become, monkeypatch):
+def test_another_kind_of_server_is_refused(become, monkeypatch):
     become("trainer")
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.server_port}")
         with pytest.raises(UserError, match="is no MLflow server: correct MLFLOW_TRACKING_URI"):
-            tracking.compare(NAME)
+            review.compare(NAME)
         other.shutdown()
 
 
-def test_runs_of_the_server_and_of_this_folder_share_one_store(server, become, monkeypatch):
+def test_the_server_and_a_local_process_share_one_store(server, become, monkeypatch):
     become("trainer")
     monkeypatch.chdir(server["HOME_OF_TESTS"])  # whose store the server is over
     expected = {"candidate": "2", "champion": "1"}
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     make_version("b")  # as `make run` does
-    assert {r["alias"]: r["version"] for r in tracking.compare(NAME)} == expected
+    assert {r["alias"]: r["version"] for r in review.compare(NAME)} == expected
     become("trainer")
-    rows = tracking.compare(NAME)
+    rows = review.compare(NAME)
     assert {r["alias"]: r["version"] for r in rows} == expected
     become("reviewer")
     assert promote()["to"] == "2"  # made here, fetched through the server
     monkeypatch.chdir(server["HOME_OF_TESTS"])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking.rollback(NAME, "made through the server, fetched here")["to"] == "1"
+    assert promotion.rollback(NAME, "made through the server, fetched here")["to"] == "1"
 
 
 def test_the_reviewers_password_does_not_reach_the_worker(server):
     assert not [name for name, value in server.items() if PASSWORD in value]
 
 
-def test_without_a_password_there_is_no_way_in(server):
+def test_a_request_without_a_password_is_refused(server):
     code = "import mlflow; mlflow.MlflowClient().search_registered_models()"
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
     env["MLFLOW_TRACKING_URI"] = server["MLFLOW_TRACKING_URI"]
@@ -152,7 +154,7 @@ def test_without_a_password_there_is_no_way_in(server):
     assert done.returncode == 1 and "not authenticated" in done.stderr
 
 
-def test_half_a_set_of_passwords_is_refused(monkeypatch):
+def test_one_password_or_two_equal_ones_are_refused(monkeypatch):
     monkeypatch.delenv("SPEECH_RBA_OPERATOR_PASSWORD", raising=False)
     monkeypatch.delenv("SPEECH_RBA_REVIEWER_PASSWORD", raising=False)
     assert supervisor.read_passwords() == {}
