@@ -54,7 +54,7 @@ CLIP = {
 
 @pytest.fixture(scope="module")
 def project(small_student, tmp_path_factory) -> Path:
-    """Clips of several lengths, half of them noisy; a student with soft tokens, an adapter that changes answers."""
+    """Clips of several lengths, half of them noisy; a student, and an adapter that changes its answers."""
     folder = tmp_path_factory.mktemp("served")
     soft_tokens = {
         "soft_top_k": 8,
