@@ -62,16 +62,8 @@ def run(
     answers = read_jsonl(evaluation / "answers.jsonl", Answer)
     accepted = validation / "accepted.jsonl"
     clips = check_clips(accepted, params.register_.num_check_clips, changed_clips(answers, method))
-    candidate = Candidate(
-        method=method,
-        base=base,
-        adapter=methods / method,
-        gate=gate,
-        evaluation=evaluation,
-        clips=[voice / clip.path for clip in clips],
-        tags=tags,
-        description=describe(tags, gate_result, scores),
-    )
+    recordings, description = [voice / clip.path for clip in clips], describe(tags, gate_result, scores)
+    candidate = Candidate(method, base, methods / method, gate, evaluation, recordings, tags, description)
     work = workdir("register", params, accepted, gate, base, methods, evaluation, report)
     with runs.open_run(model_name, work) as run_id, publish(out, work) as folder:
         runs.log_pipeline(run_id, params, scores, methods, report)
