@@ -16,7 +16,8 @@ from mlflow.exceptions import MlflowException
 from flows.servers import TRAINER
 from speech_rba.config import read_yaml
 from speech_rba.errors import UserError
-from speech_rba.registry.tracking import candidates, connect
+from speech_rba.registry.store import connect
+from speech_rba.registry.versions import candidates
 
 
 def main() -> None:

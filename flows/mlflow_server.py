@@ -7,7 +7,7 @@ import sys
 
 from mlflow.cli import cli
 
-from speech_rba.registry.tracking import STORE, database
+from speech_rba.registry.store import STORE, database
 
 if __name__ == "__main__":
     store = ["--backend-store-uri", database()]

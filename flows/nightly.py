@@ -221,13 +221,13 @@ def vary(clone: Path, seed: int) -> None:
 
 
 def start_from_champion() -> None:
-    """params.yaml names the champion's adapter, fetched into work/, and its hash: alignment goes on from
-    it."""
-    from speech_rba.registry import tracking
+    """params.yaml has the champion's adapter, fetched into work/, and its hash: alignment goes on from it."""
+    from speech_rba.registry.bundle import digest
+    from speech_rba.registry.versions import fetch_champion
 
-    adapter = tracking.fetch_champion(read_yaml(PARAMS)["register"]["model_name"], CHAMPIONS)
+    adapter = fetch_champion(read_yaml(PARAMS)["register"]["model_name"], CHAMPIONS)
     if adapter is not None:
-        content = tracking.digest(adapter / "adapter_model.safetensors")[:16]
+        content = digest(adapter / "adapter_model.safetensors")[:16]
         change_params(PARAMS, {"align.start_from": f"{adapter}#{content}"})
 
 
@@ -263,11 +263,10 @@ def tag(commit: str) -> None:
     """The MLflow run and the registered version of these outputs have the commit as a tag."""
     if not REGISTRATION.exists():
         return
-    from speech_rba.registry import tracking
+    from speech_rba.registry import versions
 
-    registered = json.loads(REGISTRATION.read_text())
-    model_name, run_id, version = (registered[key] for key in ("model_name", "run_id", "version"))
-    tracking.tag(model_name, run_id, version, "nightly_commit", commit)
+    made = json.loads(REGISTRATION.read_text())
+    versions.tag(made["model_name"], made["run_id"], made["version"], "nightly_commit", commit)
 
 
 def git(*arguments: str, where: Path) -> str:

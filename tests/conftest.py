@@ -1,6 +1,7 @@
 """Parts that many tests share: the student, a small student, and hypotheses of speech."""
 
 import os
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -85,3 +86,27 @@ def hypotheses(audio_tower, questions):
 
     clips = [speak("hibari-heart", q, 1.0, 0.0) for q in questions[:6]]
     return transcribe(audio_tower, clips, top_k=8, max_tokens=48, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An MLflow database with its tables, which takes MLflow seconds to make."""
+    from speech_rba.registry.store import connect
+
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connect("unused")
+    return folder / "mlruns/mlflow.db"
+
+
+@pytest.fixture
+def project_folder(tmp_path, monkeypatch, empty_store):
+    """The current folder is a new one, whose mlruns/ is an empty store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it for its process
+    Path("mlruns").mkdir()
+    with sqlite3.connect(empty_store) as source, sqlite3.connect("mlruns/mlflow.db") as target:
+        source.backup(target)
+    return tmp_path

@@ -1,4 +1,4 @@
-"""The command line: run the chain, talk to the student, compare, promote and roll back."""
+"""Train, ask and review the student: `run` makes a candidate, `review` shows it, `promote` puts it in use."""
 
 import json
 import os
@@ -17,122 +17,148 @@ from speech_rba.errors import UserError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+MAKE, ASK, DECIDE = "Make a candidate", "Ask the student", "Decide on a candidate"  # the panels of --help
+Reason = Annotated[str, typer.Option(help="Why; written to the audit log.")]
 
-@app.command()
+
+@app.command(rich_help_panel=MAKE)
 def run() -> None:
-    """Run every stage that changed, as a Prefect flow."""
+    """Run every stage whose inputs changed, as a Prefect flow."""
     sys.exit(subprocess.call([sys.executable, "-m", "flows.pipeline"]))
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def stages() -> None:
     """Print the graph of stages: what each waits for, whether it would run, and when it last ran."""
     sys.exit(subprocess.call([sys.executable, "-m", "flows.graph_view"]))
 
 
-@app.command()
-def talk(
-    file: Path,
-    method: Annotated[str | None, typer.Option(help="sft, rba, or base for the untuned student")] = None,
+@app.command(rich_help_panel=MAKE)
+def fetch_suite(
+    dataset: Annotated[
+        str, typer.Argument(help="OWNER/NAME@REVISION/SUBSET; the revision is a commit or a tag.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="A new folder for its Parquet files.")],
 ) -> None:
-    """Answer a spoken question (WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s) with the candidate's method."""
+    """Download a benchmark in VoiceBench's form from the hub, to evaluate on it (set HF_HUB_OFFLINE=0)."""
+    from speech_rba.suites import hub
+
+    files = hub.fetch_suite(dataset, folder)
+    name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
+    print(f"{folder} holds {', '.join(files)}")
+    print(f"Next: add to params.yaml, below evaluate.suites:\n  {name}: {folder}")
+
+
+@app.command(rich_help_panel=ASK)
+def talk(
+    file: Annotated[Path, typer.Argument(help="WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s.")],
+    method: Annotated[str | None, typer.Option(help="A trained method, or base for no adapter.")] = None,
+) -> None:
+    """Answer a spoken question, with the candidate's method if none is named."""
     from speech_rba.data.audio import read_audio
 
-    registration = Path("artifacts/register/registration.json")
-    if method is None and not registration.exists():
-        raise UserError(
-            f"{registration} is missing: run `make run` first, or name a --method that is trained"
-        )
-    method = method or json.loads(registration.read_text())["method"]
-    base, adapter = Path("artifacts/base"), None if method == "base" else Path("artifacts/align") / method
-    for folder in filter(None, (base, adapter)):
-        if not folder.exists():
-            raise UserError(f"{folder} is missing: run `make run` first, or name a method that is there")
+    base, adapter = student_folders(method)
     clip = read_audio(file)
     started = time.perf_counter()
-    from speech_rba.model.answering import load_answerer  # after what can be wrong: it takes seconds
+    from speech_rba.model.answering import load_answerer  # last: the import takes seconds, an error above none
 
     answer = load_answerer(base, adapter)
     loaded = time.perf_counter()
     (result,) = answer([clip])
-    took = time.perf_counter() - loaded
+    answered = time.perf_counter()
     if result.hypothesis is not None:
-        print(f"hypotheses:  {result.hypothesis}")
-    print(f"answer: {result.response}")
-    print(f"{took:.2f} s for {len(clip) / 16_000:.2f} s of audio, after {loaded - started:.1f} s to load")
+        print(f"Transcript: {result.hypothesis}")
+    print(f"Answer:     {result.response}")
+    seconds = f"{answered - loaded:.2f} s for {len(clip) / 16_000:.2f} s of audio"
+    print(f"Time:       {seconds}, after {loaded - started:.1f} s to load")
+    if adapter:
+        print(f"Next:       speech-rba talk {file} --method base, the answer without the adapter")
 
 
-@app.command()
-def compare() -> None:
-    """Candidate, champion and previous side by side, with their scores of test items."""
-    from speech_rba.registry import tracking
+def student_folders(method: str | None) -> tuple[Path, Path | None]:
+    """The folders of the base and of the method's adapter, None for the base alone.
 
-    show_side_by_side(tracking.compare(load_params().register_.model_name))
+    Raises:
+        UserError: one of them is missing, or no method is named and none is registered.
+    """
+    registration = Path("artifacts/register/registration.json")
+    if method is None and not registration.exists():
+        raise UserError(f"{registration} is missing: run `make run` first, or name a trained --method")
+    method = method or json.loads(registration.read_text())["method"]
+    base, adapter = Path("artifacts/base"), None if method == "base" else Path("artifacts/align") / method
+    for folder in filter(None, (base, adapter)):
+        if not folder.exists():
+            raise UserError(f"{folder} is missing: run `make run` first, or name a trained --method")
+    return base, adapter
 
 
-@app.command()
+@app.command(rich_help_panel=DECIDE)
 def review() -> None:
-    """The candidates that wait for a person's decision, with their reward_hacking and score of test items."""
-    from speech_rba.registry import tracking
+    """List the candidates that wait for a decision, with reward-hacking checks and test score."""
+    from speech_rba.registry.review import waiting
 
-    rows = tracking.waiting(load_params().register_.model_name)
+    rows = waiting(load_params().register_.model_name)
     if rows:
-        show(rows)
-    print(
-        "Promote:  speech-rba promote VERSION"
-        if rows
-        else "nothing waits: no candidate is newer than the champion"
-    )
+        print_table(rows)
+        print("Next: speech-rba promote VERSION, or speech-rba compare")
+    else:
+        print("No candidate waits: none is newer than the champion.\nNext: speech-rba run")
 
 
-def show(rows: list[dict]) -> None:
-    """A table of all keys, one row each."""
+@app.command(rich_help_panel=DECIDE)
+def compare() -> None:
+    """Show candidate, champion and previous side by side, with their test scores."""
+    from speech_rba.registry import review
+
+    print_side_by_side(review.compare(load_params().register_.model_name))
+    print("Next: speech-rba promote, or speech-rba rollback")
+
+
+@app.command(rich_help_panel=DECIDE)
+def promote(
+    version: Annotated[str | None, typer.Argument(help="A candidate; the newest if omitted.")] = None,
+    force: Annotated[bool, typer.Option(help="Promote despite failed checks; needs --reason.")] = False,
+    reason: Reason = "",
+) -> None:
+    """Make a candidate the champion; the champion before becomes previous.
+
+    It is refused if a reward-hacking check failed in its training, or if, on the same test items as the
+    champion, it is significantly worse by register.rank_by or worse by more than register.limits allows.
+    """
+    from speech_rba.registry import promotion
+
+    print_change(promotion.promote(load_params(), version, force, reason))
+
+
+@app.command(rich_help_panel=DECIDE)
+def rollback(reason: Reason = "") -> None:
+    """Make the previous version the champion again."""
+    from speech_rba.registry import promotion
+
+    print_change(promotion.rollback(load_params().register_.model_name, reason))
+
+
+def print_table(rows: list[dict]) -> None:
+    """Prints a table with a column for each key."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*dict.fromkeys(key for row in rows for key in row))
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*keys)
     for row in rows:
-        table.add_row(
-            *(
-                f"{v:.3f}" if isinstance(v, float) else str(v)
-                for v in (row.get(c.header, "") for c in table.columns)
-            )
-        )
+        values = [row.get(key, "") for key in keys]
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def show_side_by_side(versions: list[dict]) -> None:
-    """A table of versions, one column each, headed by its alias: they have more scores than a terminal has columns."""
+def print_side_by_side(versions: list[dict]) -> None:
+    """Prints one column a version, since a version has more scores than a terminal has columns."""
     keys = dict.fromkeys(key for version in versions for key in version if key != "alias")
-    show([{"": key} | {version["alias"]: version.get(key, "") for version in versions} for key in keys])
+    print_table([{"": key} | {v["alias"]: v.get(key, "") for v in versions} for key in keys])
 
 
-@app.command()
-def promote(
-    version: Annotated[str | None, typer.Argument(help="of the candidates; the newest if not given")] = None,
-    force: Annotated[bool, typer.Option(help="despite an alarm or failed check; needs --reason")] = False,
-    reason: Annotated[str, typer.Option(help="goes into the audit log")] = "",
-) -> None:
-    """Make a candidate the champion; the champion before stays as previous.
-
-    It is refused where an alarm was raised in its training, or where, on the same test items as the champion,
-    it is significantly worse by register.rank_by or worse by more than register.limits allows.
-    """
-    from speech_rba.registry import tracking
-
-    show_change(tracking.promote(load_params(), version, force, reason))
-
-
-@app.command()
-def rollback(reason: Annotated[str, typer.Option(help="goes into the audit log")] = "") -> None:
-    """Make the previous version the champion again."""
-    from speech_rba.registry import tracking
-
-    show_change(tracking.rollback(load_params().register_.model_name, reason))
-
-
-def show_change(record: dict) -> None:
-    """A line of the audit log, for a person."""
+def print_change(record: dict) -> None:
+    """Prints a line of the audit log, and what to do next."""
     before = f"version {record['from']}" if record["from"] else "none"
     print(f"Champion: {record['model']} version {record['to']}, before it {before}; by {record['who']}")
     for check in record.get("checks", []):
@@ -140,27 +166,12 @@ def show_change(record: dict) -> None:
     if record.get("forced"):
         print(f"Forced:   {', '.join(record['forced'])}; {record['reason']}")
     print("Log:      mlruns/audit.jsonl")
-    if record["action"] == "promote" and record["from"]:
-        print("Undo:     speech-rba rollback")
-
-
-@app.command()
-def fetch_suite(
-    dataset: Annotated[str, typer.Argument(help="OWNER/NAME@REVISION/SUBSET, the revision a commit or tag")],
-    folder: Annotated[Path, typer.Argument(help="where its Parquet files go, a new folder")],
-) -> None:
-    """Download a benchmark of the hub in VoiceBench's form, to be scored from then on (set HF_HUB_OFFLINE=0)."""
-    from speech_rba.suites import hub
-
-    files = hub.fetch_suite(dataset, folder)
-    name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
-    print(
-        f"{folder} holds {', '.join(files)}\nAdd to params.yaml, below evaluate.suites:\n  {name}: {folder}"
-    )
+    can_undo = record["action"] == "promote" and record["from"]
+    print("Undo:     speech-rba rollback" if can_undo else "Next:     speech-rba compare")
 
 
 def main() -> None:
-    """The commands, with an error the user can mend as one line."""
+    """The commands, with an error that the user can correct as one line."""
     try:
         app()
     except UserError as error:

@@ -7,7 +7,7 @@ import yaml
 
 from speech_rba.config import load_params
 from speech_rba.errors import UserError
-from speech_rba.registry.tracking import MlflowException, mlflow
+from speech_rba.registry.store import MlflowException, mlflow
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,166 +1,60 @@
-"""Review on a real MLflow server with accounts: who trains cannot promote."""
+"""What a reviewer reads of candidates and champions."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_tracking import NAME, make_version, promote
+from toy import NAME, make_by_hand, make_version, promote
 
-from flows import supervisor
 from speech_rba.errors import UserError
-from speech_rba.registry import tracking
-
-PASSWORD = "a long enough one"
-PASSWORDS = {"reviewer": PASSWORD, "operator": "another long one"}
-ROOT = Path(__file__).parents[2]
+from speech_rba.registry import review
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """MLflow as `make up` starts it, and the environment of its worker, who is the trainer."""
-    folder = tmp_path_factory.mktemp("review")
-    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as free:
-        patch.chdir(folder)
-        patch.setenv("PYTHONPATH", f"{ROOT}/src{os.pathsep}{ROOT}")
-        for user, password in PASSWORDS.items():
-            patch.setenv(f"SPEECH_RBA_{user.upper()}_PASSWORD", password)
-        patch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
-        Path("mlruns").mkdir()
-        Path("params.yaml").write_text(f"register: {{model_name: {NAME}}}")
-        port = free.getsockname()[1]
-        free.close()
-        setup = supervisor.Setup(port, 1, folder, supervisor.read_passwords())
-        mlflow, _, worker = supervisor.services(setup)
-        mlflow.wait(mlflow.start())
-        supervisor.make_accounts(worker.env, PASSWORD)
-        supervisor.make_accounts(worker.env, PASSWORD)  # as after a restart
-        yield worker.env | {"HOME_OF_TESTS": str(folder)}
-        mlflow.stop()
+def test_candidates_newer_than_the_champion_wait(candidate):
+    make_version("b", 0.6, reward_hacking="no_spread")
+    rows = [(row["version"], row["reward_hacking"]) for row in review.waiting(NAME)]
+    assert rows == [("2", "no_spread"), ("1", "none")]
+    promote("1")
+    [row] = review.waiting(NAME)
+    assert (row["version"], row["method"], row["alignment/all/accuracy"]) == ("2", "rba", 0.6)
+    promote("2", True, "it is better")
+    assert review.waiting(NAME) == []
 
 
-@pytest.fixture
-def become(server, monkeypatch, tmp_path):
-    """Makes this process the reviewer or the trainer."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-
-    def become(user: str) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server["MLFLOW_TRACKING_URI"])
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
-        password = PASSWORD if user == "reviewer" else server["MLFLOW_TRACKING_PASSWORD"]
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-
-    return become
+def test_versions_are_compared_by_alias(challenger):
+    promote()
+    rows = review.compare(NAME)
+    assert [row["alias"] for row in rows] == ["candidate", "champion", "previous"]
+    assert [row["alignment/accuracy"] for row in rows] == [0.6, 0.6, 0.5]
 
 
-def test_a_trainer_registers_and_a_reviewer_promotes(become):
-    become("trainer")
-    make_version("a")
-    with pytest.raises(UserError, match="does not let trainer do this: ask a reviewer"):
-        promote()
-    client = tracking.mlflow.MlflowClient()
-    with pytest.raises(tracking.MlflowException, match="Permission denied"):
-        client.copy_model_version(f"models:/{NAME}-candidates/1", NAME)
-    become("reviewer")
-    record = promote(reason="the first")
-    assert (record["who"], record["from"], record["to"]) == ("reviewer", None, "1")
-    become("trainer")
-    for change in (
-        lambda: client.set_registered_model_alias(NAME, "champion", "1"),
-        lambda: client.delete_registered_model_alias(NAME, "champion"),
-        lambda: client.set_model_version_tag(NAME, "1", "adapter_sha256", "0"),
-        lambda: tracking.rollback(NAME, ""),
-    ):
-        with pytest.raises(
-            (tracking.MlflowException, ValueError), match=r"Permission denied|no previous version"
-        ):
-            change()
-    assert [row["alias"] for row in tracking.compare(NAME)] == ["candidate", "champion"]
-    assert json.loads(Path("mlruns/audit.jsonl").read_text())["to"] == "1"
+def test_a_version_made_by_hand_is_marked(champion):
+    make_by_hand(champion, f"{NAME}-candidates")
+    champion.set_registered_model_alias(f"{NAME}-candidates", "candidate", "2")
+    [row] = review.waiting(NAME)
+    assert (row["version"], row["method"]) == ("2", "made by hand in MLflow: cannot be promoted")
+    row = {"alias": "candidate", "version": "2", "method": "made by hand in MLflow"}
+    assert review.compare(NAME)[0] == row
+    champion.set_registered_model_alias(NAME, "champion", make_by_hand(champion, NAME).version)
+    assert [row["version"] for row in review.waiting(NAME)] == ["2", "1"]
 
 
-def test_the_student_that_a_server_stores_is_loaded_through_it(become):
-    become("trainer")
-    model = tracking.mlflow.pyfunc.load_model(f"models:/{NAME}-candidates/1")
-    assert list(model.predict({"audio": [b"RIFF"]})["answer"]) == ["a4"]
+def test_a_candidate_that_was_deleted_in_mlflow_is_marked(challenger):
+    challenger.delete_model_version(f"{NAME}-candidates", "2")
+    method = review.compare(NAME)[0]["method"]
+    assert method.startswith("the newest version of toy-candidates was deleted")
+    assert review.waiting(NAME) == [{"version": "newest", "method": "deleted in MLflow"}]
+    challenger.delete_model_version(f"{NAME}-candidates", "1")
+    challenger.delete_registered_model(f"{NAME}-candidates")
+    challenger.delete_registered_model(NAME)
+    Path("artifacts/register").mkdir(parents=True)
+    Path("artifacts/register/registration.json").write_text("{}")
+    gone = "toy-candidates was deleted in MLflow, or registered on another server"
+    for command in (promote, lambda: review.compare(NAME), lambda: review.waiting(NAME)):
+        with pytest.raises(UserError, match=gone):
+            command()
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "does not know trainer with this password: set MLFLOW"),
-        ({"MLFLOW_TRACKING_USERNAME": "nobody"}, "does not know nobody with this password"),
-        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, r"no MLflow server answers at .*1:1: .*refused\)$"),
-        (
-            {"MLFLOW_TRACKING_URI": "http://no.invalid"},
-            r"no MLflow server answers .* resolve 'no\.invalid'\)$",
-        ),
-    ],
-)
-def test_a_server_that_cannot_be_used_is_one_line(become, monkeypatch, change, line):
-    become("trainer")
-    for name, value in change.items():
-        monkeypatch.setenv(name, value)
-    for command in (tracking.compare, tracking.waiting, lambda name: tracking.rollback(name, "")):
-        with pytest.raises(UserError, match=line) as refused:
-            command(NAME)
-        assert "\n" not in str(refused.value)
-
-
-def test_what_answers_is_no_mlflow(become, monkeypatch):
-    become("trainer")
-    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
-        threading.Thread(target=other.serve_forever).start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.server_port}")
-        with pytest.raises(UserError, match="is no MLflow server: correct MLFLOW_TRACKING_URI"):
-            tracking.compare(NAME)
-        other.shutdown()
-
-
-def test_runs_of_the_server_and_of_this_folder_share_one_store(server, become, monkeypatch):
-    become("trainer")
-    monkeypatch.chdir(server["HOME_OF_TESTS"])  # whose store the server is over
-    expected = {"candidate": "2", "champion": "1"}
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    make_version("b")  # as `make run` does
-    assert {r["alias"]: r["version"] for r in tracking.compare(NAME)} == expected
-    become("trainer")
-    rows = tracking.compare(NAME)
-    assert {r["alias"]: r["version"] for r in rows} == expected
-    become("reviewer")
-    assert promote()["to"] == "2"  # made here, fetched through the server
-    monkeypatch.chdir(server["HOME_OF_TESTS"])
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking.rollback(NAME, "made through the server, fetched here")["to"] == "1"
-
-
-def test_the_reviewers_password_does_not_reach_the_worker(server):
-    assert not [name for name, value in server.items() if PASSWORD in value]
-
-
-def test_without_a_password_there_is_no_way_in(server):
-    code = "import mlflow; mlflow.MlflowClient().search_registered_models()"
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
-    env["MLFLOW_TRACKING_URI"] = server["MLFLOW_TRACKING_URI"]
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "not authenticated" in done.stderr
-
-
-def test_half_a_set_of_passwords_is_refused(monkeypatch):
-    monkeypatch.delenv("SPEECH_RBA_OPERATOR_PASSWORD", raising=False)
-    monkeypatch.delenv("SPEECH_RBA_REVIEWER_PASSWORD", raising=False)
-    assert supervisor.read_passwords() == {}
-    monkeypatch.setenv("SPEECH_RBA_REVIEWER_PASSWORD", "one")
-    with pytest.raises(
-        ValueError, match="two different passwords: set SPEECH_RBA_REVIEWER_PASSWORD and SPEECH_RBA_OP"
-    ):
-        supervisor.read_passwords()
-    monkeypatch.setenv("SPEECH_RBA_OPERATOR_PASSWORD", "one")
-    with pytest.raises(ValueError, match="two different"):
-        supervisor.read_passwords()
+def test_without_versions_nothing_waits(store):
+    with pytest.raises(UserError, match="nothing is registered yet: run `make run`"):
+        review.compare(NAME)
+    assert review.waiting(NAME) == []

@@ -1,6 +1,6 @@
 """Signs that a reward rose without a better answer: what reinforcement logged, and what was held out from it.
 
-An alarm keeps a version from promotion (tracking.py). Drift is judged between the first and the last third of the
+An alarm keeps a version from promotion (registry/promotion.py). Drift is judged between the first and the last third of the
 steps, by what is logged of the answers at each, whichever rewards count.
 """
 

@@ -1,4 +1,4 @@
-"""Whether a version may take another's place: its answers against the other's to the same test items."""
+"""Whether a candidate may replace the champion: the answers of both to the same test items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class Check:
 def non_regression(
     candidate: list[Answer], champion: list[Answer], rank_by: str, limits: Limits, settings: Evaluate
 ) -> list[Check]:
-    """The paired test of `rank_by` (suite/condition/metric); text ability, safety, length, word error rate.
+    """The paired test of `rank_by` (suite/condition/metric), text ability, safety, length, word error rate.
 
-    Only test items that both versions answered are compared: the same row, clip, condition and prompt. What
-    neither version has is not measured and passes; what only one has, or on other items, does not pass.
+    Only test items that both versions answered are compared: the same row, clip, condition and prompt. A
+    check that neither version has items for passes as not measured; one without a common item does not pass.
     """
     candidate, champion = ([a for a in answers if a.split == "test"] for answers in (candidate, champion))
     return [
@@ -46,7 +46,7 @@ def non_regression(
 def common_items(
     candidate: list[Answer], champion: list[Answer], compared: Callable[[Answer], bool]
 ) -> tuple[list[Pair], str]:
-    """The answers of both that `compared` takes to the same items; without one, also why there is none."""
+    """Both versions' answers to the same items, of those that `compared` selects; without one, also why."""
     of_candidate, of_champion = (
         {(a.suite, a.row_id, a.clip_id, a.condition, a.prompt): a for a in answers if compared(a)}
         for answers in (candidate, champion)
@@ -63,13 +63,13 @@ def _rank_check(
     candidate: list[Answer], champion: list[Answer], rank_by: str, limits: Limits, settings: Evaluate
 ) -> Check:
     suite, condition, metric = rank_by.split("/")
-    taken = {"all": lambda a: True, "degraded": lambda a: a.condition != "clean"}
-    in_condition = taken.get(condition, lambda a: a.condition == condition)
-    pairs, _ = common_items(
-        candidate,
-        champion,
-        lambda a: a.suite == suite and _is_spoken(a) and in_condition(a) and metric in a.metrics,
-    )
+
+    def compared(answer: Answer) -> bool:
+        in_condition = {"all": True, "degraded": answer.condition != "clean"}
+        is_ranked = answer.suite == suite and _is_spoken(answer) and metric in answer.metrics
+        return is_ranked and in_condition.get(condition, answer.condition == condition)
+
+    pairs, _ = common_items(candidate, champion, compared)
     rows = [answer.row_id for answer, _ in pairs]
     if (num_rows := len(set(rows))) < limits.min_common_rows:
         return Check(
@@ -77,7 +77,8 @@ def _rank_check(
             False,
             f"{num_rows} common test rows are too few to compare; at least {limits.min_common_rows}",
         )
-    ours, theirs = ([pair[i].metrics[metric] for pair in pairs] for i in (0, 1))
+    ours = [answer.metrics[metric] for answer, _ in pairs]
+    theirs = [answer.metrics[metric] for _, answer in pairs]
     difference, low, high, _ = paired_bootstrap(ours, theirs, settings.num_bootstrap, settings.seed, rows)
     return Check(
         rank_by,
@@ -129,7 +130,7 @@ def _wer_check(candidate: list[Answer], champion: list[Answer], limits: Limits) 
     if not pairs:
         return _unmeasured(name, why)
     prompts = [answer.prompt for answer, _ in pairs]
-    ours, theirs = (word_error_rate(prompts, [pair[i].hypothesis for pair in pairs]) for i in (0, 1))
+    ours, theirs = (word_error_rate(prompts, [pair[i].hypothesis or "" for pair in pairs]) for i in (0, 1))
     rise = round(ours - theirs, DIGITS)
     finding = f"{ours:.4f}, the champion {theirs:.4f}: higher by {rise:.4f}; at most {limits.max_wer_rise}"
     return Check(name, rise <= limits.max_wer_rise, f"{finding} (n {len(pairs)})")
