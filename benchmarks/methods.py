@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from speech_rba.config import change_params, load_params, read_yaml
-from speech_rba.evaluation.metrics import paired_bootstrap, recovery
+from speech_rba.evaluation.statistics import paired_bootstrap, recovery
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
 from speech_rba.stages import evaluate
 
