@@ -27,7 +27,7 @@ ARROWS = {  # what a part of the package may import of it
     "synthesis": {"assets", "compute", "config", "model", "records"},
     "pretraining": {"alignment", "compute", "config", "data", "model", "records", "synthesis"},
     "alignment": {"compute", "config", "data", "model", "records"},
-    "evaluation": {"compute", "config", "data", "model", "records"},
+    "evaluation": {"alignment", "compute", "config", "data", "model", "records"},
     "report": {"config", "evaluation", "records"},
     "registry": {"config", "evaluation", "model", "data", "records"},
 }

@@ -99,7 +99,9 @@ def _checked_values(columns: Sequence[Sequence[float]]) -> np.ndarray:
     return values
 
 
-@lru_cache(maxsize=32)  # thousands of tests share a few dozen draws; one draw of 215 rows takes 30 ms and 3.4 MB
+@lru_cache(
+    maxsize=32
+)  # thousands of tests share a few dozen draws; one draw of 215 rows takes 30 ms and 3.4 MB
 def _cluster_counts(num_clusters: int, num_samples: int, seed: int) -> np.ndarray:
     """How often each resample holds each cluster, (num_samples, num_clusters)."""
     shares = np.full(num_clusters, 1 / num_clusters)

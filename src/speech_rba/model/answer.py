@@ -48,6 +48,13 @@ class AlignedStudent:
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
         self.student = load_student(base, dtype)
         self.model = None
+        self.use_adapter(adapter)
+
+    def use_adapter(self, adapter: Path | None) -> None:
+        """Puts `adapter` in the place of the present one; None leaves the student without."""
+        if self.model is not None:
+            self.model.unload()  # in place: the student has its own layers again
+            self.model = None
         if adapter:
             from peft import PeftModel
 
