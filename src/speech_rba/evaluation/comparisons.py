@@ -1,6 +1,7 @@
-"""What the report page shows beside the score table: the best method against the others, scores by voice and by SNR."""
+"""What the report page shows beside the score table: the best method, scores by voice and by SNR."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -17,9 +18,9 @@ REFERENCES = ("text", "cascade", "base")  # the systems that every method is com
 
 
 def primary_metric(scores: list[dict], suite: str) -> str:
-    """The metric that decides about a suite: accuracy, else the log-likelihood of the teacher's answer, else its first.
+    """The metric that decides about a suite: accuracy, else `teacher_logp`, else its first.
 
-    No reward holds that likelihood.
+    No reward holds `teacher_logp`, the log-likelihood of the teacher's answer.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in scores if row["suite"] == suite))
     return next((metric for metric in ("accuracy", "teacher_logp") if metric in metrics), metrics[0])
@@ -57,8 +58,8 @@ def best_method(
 ) -> dict:  # fmt: skip
     """The best method of a suite against every other system that answers speech, over the degraded clips.
 
-    Keys: suite, metric, condition ("degraded", or "all" where every clip is clean), system, num_clips, num_rows, and
-    pairs: {system, difference, low, high, p_value, n}, first with the cascade, then with base.
+    Keys: suite, metric, condition ("degraded", or "all" where every clip is clean), system, num_clips,
+    num_rows, and pairs: {system, difference, low, high, p_value, n}, first with the cascade, then with base.
 
     Raises:
         UserError: the systems were not scored on the same clips.
@@ -123,9 +124,12 @@ def chosen_method(
 
 
 def by_group(
-    answers: list[Answer], groups: dict[str, object], metric: str, systems: list[str], settings: Evaluate
+    answers: list[Answer], groups: Mapping[str, object], metric: str, systems: list[str], settings: Evaluate
 ) -> list[dict]:
-    """{system, group, value, low, high, n} by system and group; `groups` names the group of each clip that has one."""
+    """{system, group, value, low, high, n} by system and group.
+
+    `groups` names the group of each clip that has one.
+    """
     clips: dict[str, dict] = {system: defaultdict(list) for system in systems}
     for answer in answers:
         if answer.clip_id in groups:
@@ -139,7 +143,7 @@ def by_group(
     return table
 
 
-def snr_bins(snr_db: dict[str, float]) -> dict[str, object]:
+def snr_bins(snr_db: dict[str, float]) -> dict[str, float]:
     """The middle in dB of the bin of each clip; the bins are equally wide and span all values."""
     if not snr_db:
         return {}

@@ -1,4 +1,4 @@
-"""Instruction following of a suite, by the definitions of IFEval (arXiv 2311.07911) and Speech-IFEval (2505.19037)."""
+"""Instruction following of a suite, as IFEval (arXiv 2311.07911) and Speech-IFEval (2505.19037) define it."""
 
 from statistics import fmean
 
@@ -18,11 +18,12 @@ def instruction_verdicts(response: str, instructions: list[Instruction]) -> dict
 
 
 def instruction_scores(answers: list[Answer], questions: dict[tuple[str, str], Question]) -> list[dict]:
-    """{suite, condition, system, n, prompt_strict, prompt_loose, instruction_strict, instruction_loose, forgetting}.
+    """The shares of prompts and of instructions that each system follows, and its forgetting rate.
 
-    `answers` are those to prompts with instructions. The shares of prompts are those in which all instructions are
-    followed. The forgetting rate is the share of the text system's strict instruction accuracy that a system lacks, None
-    where the text system follows none.
+    The keys are suite, condition, system, n, prompt_strict, prompt_loose, instruction_strict,
+    instruction_loose and forgetting. `answers` are those to prompts with instructions. The shares of prompts
+    are those in which all instructions are followed. The forgetting rate is the share of the text system's
+    strict instruction accuracy that a system lacks, None where the text system follows none.
     """
     rows: list[dict] = []
     for suite in dict.fromkeys(a.suite for a in answers):

@@ -1,4 +1,4 @@
-"""The held-out clips that are evaluated, of synthesized rows and of suites, with the output of the features stage."""
+"""The held-out clips of synthesized rows and of suites, with the output of the features stage."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ NO_QUESTION = Question(id="", prompt="", answers=[])  # of a synthesized row
 class Item:
     """One clip to answer.
 
-    `prompt` is the written prompt, `spoken` the prompt that the student makes of the audio. `reference` is the teacher's
-    answer to a synthesized row, empty for a suite; `question` is that of a suite.
+    `prompt` is the written prompt, `spoken` the prompt that the student makes of the audio. `reference` is
+    the teacher's answer to a synthesized row, empty for a suite; `question` is that of a suite.
     """
 
     suite: str

@@ -10,7 +10,12 @@ from speech_rba.evaluation.parsing import plain
 
 ARTICLES = {"a", "an", "the"}
 UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TEENS = tuple("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())
+TEENS = (
+    "ten",
+    "eleven",
+    "twelve",
+    *(f"{stem}teen" for stem in ("thir", "four", "fif", "six", "seven", "eigh", "nine")),
+)
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 VALUES = {word: value for value, word in enumerate(("zero", *UNITS, *TEENS))}
 VALUES |= {word: 10 * value for value, word in enumerate(TENS, 2)}
@@ -30,9 +35,10 @@ NUMBER = re.compile(
 def answer_tokens(text: str) -> list[str]:
     """The words of `text` that count in an answer: lower case, without accents, punctuation and articles.
 
-    It differs from SQuAD's normaliser: a hyphen, slash, comma or colon separates two words, because speech recognition
-    writes `Coca-Cola` as two; a number is its digits (`forty-two`, `1,000`) with its decimal point; initials are joined
-    (`J. K.`, `U.S.`); a possessive s is left out; typographic signs are replaced by plain ones.
+    It differs from SQuAD's normaliser: a hyphen, slash, comma or colon separates two words, because speech
+    recognition writes `Coca-Cola` as two; a number is its digits (`forty-two`, `1,000`) with its decimal
+    point; initials are joined (`J. K.`, `U.S.`); a possessive s is left out; typographic signs are replaced
+    by plain ones.
     """
     return _words(re.sub(r"'s\b", "", _plain_letters(text)))
 

@@ -40,10 +40,10 @@ class ScoreTable:
 
 
 def score_table(answers: list[Answer], systems: list[str], settings: Evaluate) -> ScoreTable:
-    """The scores of `answers` by suite, condition and metric; `n` counts answers. Clips of one row are one cluster.
+    """The scores of `answers` by suite, condition and metric. Clips of one row are one cluster.
 
-    The condition "degraded" is every condition but clean, "all" every clip. "text" are the prompts read as text, by the
-    text system and by every other system that reads them too.
+    The condition "degraded" is every condition but clean, "all" every clip. "text" are the prompts read as
+    text, by the text system and by every other system that reads them too.
     """
     table = ScoreTable(settings.num_bootstrap, settings.seed)
     for suite in dict.fromkeys(a.suite for a in answers):
@@ -78,7 +78,7 @@ def add_text_scores(table: ScoreTable, suite: str, metric: str, answers: list[An
 def add_spoken_scores(
     table: ScoreTable, labels: dict, spoken: list[Answer], text: dict[str, float], systems: list[str]
 ) -> None:
-    """Adds the scores of every system on the same clips, its recovery, and the paired test of every two systems."""
+    """Adds every system's scores on the same clips, its recovery, and the paired tests of all pairs."""
     by_system = {s: {a.clip_id: a for a in spoken if a.system == s} for s in systems if s != "text"}
     clips = sorted(by_system["base"])
     rows = [by_system["base"][clip].row_id for clip in clips]
@@ -120,8 +120,8 @@ def by_condition(answers: list[Answer]) -> dict[str, list[Answer]]:
 def corpora(answers: list[Answer], suite: str) -> Iterator[tuple[dict, list[Answer]]]:
     """({suite, condition, system, n}, answers) of every corpus that is scored as a whole.
 
-    First what each system answers to the text, with the text system in front, then each system's answers to clean, to
-    degraded and to all clips.
+    First what each system answers to the text, with the text system in front, then each system's answers to
+    clean, to degraded and to all clips.
     """
     of_suite = [answer for answer in answers if answer.suite == suite]
     text = sorted((a for a in of_suite if not a.clip_id), key=lambda a: a.system != "text")

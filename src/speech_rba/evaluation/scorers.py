@@ -1,7 +1,7 @@
 """How responses to a suite's questions are scored: one entry in SCORERS for each kind of question.
 
-A kind is named by the field of `Question` that holds what its responses are scored against. A new kind needs its reader
-in `suites/`, an entry in SCORERS and its metrics in METRICS.
+A kind is named by the field of `Question` that holds what its responses are scored against. A new kind needs
+its reader in `suites/`, an entry in SCORERS and its metrics in METRICS.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Questions = dict[tuple[str, str], Question]  # by suite and row id
 
 @dataclass(frozen=True)
 class CorpusScorer:
-    """Scores of all answers of a system together; `score` gives one row for each suite, condition and system."""
+    """Scores of all answers of a system together: a row for each suite, condition and system."""
 
     title: str
     note: str
@@ -30,8 +30,8 @@ class CorpusScorer:
 class Metric:
     """How a score is written: `label` with its unit, shown as value * `scale` with so many decimals.
 
-    A `binary` metric is 1 or 0 for each response. With `needs_text_above_0`, a comparison of systems means something only
-    where the text system's score is above 0.
+    A `binary` metric is 1 or 0 for each response. With `needs_text_above_0`, a comparison of systems means
+    something only where the text system's score is above 0.
     """
 
     label: str
@@ -99,8 +99,8 @@ CORPUS_SCORERS = {
     "translations": CorpusScorer("scores of the whole corpus (sacrebleu)", "", translation_scores),
     "instructions": CorpusScorer(
         "instructions followed (%)",
-        "Strict and loose criteria are those of IFEval. The forgetting rate is the share of the text system's strict "
-        "accuracy over instructions that a system lacks; it is undefined where the text system follows none.",
+        "Strict and loose criteria are those of IFEval. The forgetting rate is the share of the text system's "
+        "strict accuracy over instructions that a system lacks. It is undefined where text follows none.",
         instruction_scores,
     ),
 }

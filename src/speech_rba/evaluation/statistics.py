@@ -1,7 +1,7 @@
 """Means, paired differences and recovery with 95 % percentile intervals of the bootstrap; numpy alone.
 
-The scores of clips of one row depend on each other, because the clips share their text: with `clusters`, whole rows are
-resampled. Without `clusters`, each value is resampled by itself.
+The scores of clips of one row depend on each other, because the clips share their text: with `clusters`,
+whole rows are resampled. Without `clusters`, each value is resampled by itself.
 """
 
 from collections.abc import Hashable, Sequence
@@ -33,8 +33,8 @@ def paired_bootstrap(
 ) -> tuple[float, float, float, float]:
     """(mean of a minus b, low, high, two-sided p-value) over the same items in the same order.
 
-    The p-value is twice the share of resamples on the other side of 0. One resample is added to the count, so that it
-    is never 0.
+    The p-value is twice the share of resamples on the other side of 0. One resample is added to the count, so
+    that it is never 0.
     """
     mean, means = _resampled_means([a, b], num_samples, seed, clusters)
     differences = means[:, 0] - means[:, 1]
@@ -51,11 +51,11 @@ def recovery(
     seed: int,
     clusters: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, float] | None:
-    """(share, low, high) of the gap between `cascade` and `text` that `method` closes; 1 is as good as text input.
+    """(share, low, high) of the gap between `cascade` and `text` that `method` closes; 1 equals text.
 
-    The three hold scores of the same clips: the score of a row's text is repeated for each of its clips. None when the
-    gap or the lower end of its interval is not above 0: the quotient would be noise. The resamples without a gap, fewer
-    than 1 in 40, are left out.
+    The three hold scores of the same clips: the score of a row's text is repeated for each of its clips. None
+    when the gap or the lower end of its interval is not above 0: the quotient would be noise. The resamples
+    without a gap, fewer than 1 in 40, are left out.
     """
     mean, means = _resampled_means([method, cascade, text], num_samples, seed, clusters)
     gaps = means[:, 2] - means[:, 1]
@@ -73,7 +73,7 @@ def _interval(resampled: np.ndarray) -> tuple[float, float]:
 def _resampled_means(
     columns: Sequence[Sequence[float]], num_samples: int, seed: int, clusters: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The means of the K columns, (K,), and those of every resample, (num_samples, K); the columns share resamples."""
+    """The means of K columns, (K,), and of every resample, (num_samples, K); columns share resamples."""
     values = _checked_values(columns)
     ids = range(len(values)) if clusters is None else clusters
     if len(ids) != len(values):

@@ -9,7 +9,7 @@ CONDITION_FIELDS = ("suite", "condition", "system", "label", "accuracy", "low", 
 
 
 def summary(scores: dict) -> dict:
-    """The scores in SUMMARY_METRICS by suite, metric, system and condition, and word error rates over all clips."""
+    """SUMMARY_METRICS by suite, metric, system and condition, and word error rates over all clips."""
     table: dict = {}
     for row in scores["scores"]:
         if row["metric"] in SUMMARY_METRICS and row["condition"] in SUMMARY_CONDITIONS:
@@ -21,7 +21,7 @@ def summary(scores: dict) -> dict:
 
 
 def overall_wer(rows: list[dict]) -> dict[tuple[str, str], float]:
-    """The mean word error rate by suite and transcriber, weighted by the number of clips of each condition."""
+    """The mean word error rate by suite and transcriber, weighted by the clips of each condition."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["suite"], row["asr_adapter"]), []).append(row)

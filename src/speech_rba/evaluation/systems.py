@@ -1,11 +1,10 @@
 """The answers of all systems: text, cascade, base and every method.
 
-Equal prompts of a row are answered once. A method answers only the prompts in which its adapter takes part; it shares
-the other answers with base.
+Equal prompts of a row are answered once. A method answers only the prompts in which its adapter takes part;
+it shares the other answers with base.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +31,19 @@ class Prompts:
     keys: list[Key]
     is_text: bool
 
-    def where(self, is_new: Callable[[Key, SoftTokens], bool]) -> "Prompts":
-        """One of each key for which `is_new` holds."""
-        by_key = {key: place for place, key in enumerate(self.keys)}
-        places = [place for key, place in by_key.items() if is_new(key, self.prompts[place])]
+    def one_of_each(self, keys: set[Key]) -> "Prompts":
+        """One prompt of each of these keys, in the order in which the keys come first."""
+        places = [place for key, place in self.places().items() if key in keys]
         return Prompts(
             [self.items[place] for place in places],
             [self.prompts[place] for place in places],
             [self.keys[place] for place in places],
             self.is_text,
         )
+
+    def places(self) -> dict[Key, int]:
+        """The last place of each key."""
+        return {key: place for place, key in enumerate(self.keys)}
 
 
 def answer_all(
@@ -61,7 +63,7 @@ def answer_all(
     costs: list[dict] = []
     unadapted: dict[Key, Scored] = {}
     for system, prompts in (("text", text), ("cascade", transcribed), ("base", spoken)):
-        unanswered = prompts.where(lambda key, prompt: key not in unadapted)
+        unanswered = prompts.one_of_each(set(prompts.keys) - set(unadapted))
         scored, cost = answer_and_score(answering, embed, system, unanswered)
         unadapted |= scored
         answers += rows_of(system, prompts, unadapted)
@@ -69,8 +71,8 @@ def answer_all(
     for method, adapter in adapters.items():
         answering.use_adapter(adapter)
         for prompts in (spoken, text):
-            adapted = prompts.where(lambda key, prompt: answering.adapts(prompt))
-            scored, cost = answer_and_score(answering, embed, method, adapted)
+            keys = {k for k, p in zip(prompts.keys, prompts.prompts, strict=True) if answering.adapts(p)}
+            scored, cost = answer_and_score(answering, embed, method, prompts.one_of_each(keys))
             answers += rows_of(method, prompts, unadapted | scored)
             if prompts is spoken:
                 costs.append(cost)

@@ -26,7 +26,7 @@ def reference_scores(
     prompts: list[SoftTokens],
     responses: list[str],
 ) -> dict[int, dict[str, float]]:
-    """{token_f1, teacher_similarity, teacher_logp} of the answers to synthesized rows, by their place in `items`."""
+    """{token_f1, teacher_similarity, teacher_logp} of answers to synthesized rows, by place in `items`."""
     places = [place for place, item in enumerate(items) if item.reference]
     places.sort(key=lambda place: length_key(items[place].prompt, items[place].reference))
     scores = {}
@@ -43,8 +43,8 @@ def reference_scores(
 def teacher_logps(answering: AlignedStudent, prompts: list[SoftTokens], references: list[str]) -> list[float]:
     """Mean log-probability per token, in nats, that a system gives to the teacher's answers.
 
-    The end of the answer does not count: where the token limit cut an answer, the teacher did not write its end. The
-    products are in the fast dtype, because no choice depends on the third decimal of a likelihood.
+    The end of the answer does not count: where the token limit cut an answer, the teacher did not write its
+    end. The products are in the fast dtype, because no choice depends on the third decimal of a likelihood.
     """
     ids = answering.student.tokenizer(references, add_special_tokens=False).input_ids
     with fast_products(answering.student.device):
@@ -61,10 +61,10 @@ def add_text_measures(
 
 
 def add_pmi(student: SpeechStudent, prompts: dict[tuple[str, str], str], answers: list[Answer]) -> None:
-    """Adds `teacher_pmi` to each answer to a row of `prompts`: the mutual information of answer and written prompt.
+    """Adds `teacher_pmi`, the mutual information of answer and written prompt, to answers to `prompts`.
 
-    It is in nats per token, 0 for an empty answer, under the student's own language model, which is the teacher's unless
-    params.yaml names two. Equal answers of several systems are computed once.
+    It is in nats per token, 0 for an empty answer, under the student's own language model, which is the
+    teacher's unless params.yaml names two. Equal answers of several systems are computed once.
     """
     judged = [answer for answer in answers if (answer.suite, answer.row_id) in prompts]
     pairs = list({((a.suite, a.row_id), a.response): None for a in judged if a.response.strip()})
@@ -82,8 +82,8 @@ def add_pmi(student: SpeechStudent, prompts: dict[tuple[str, str], str], answers
 def add_prompt_retrieval(embed: Embedder, prompts: dict[str, str], answers: list[Answer]) -> None:
     """Adds `prompt_retrieval_mrr` to each answer to a synthesized row.
 
-    It is 1 over the rank of the row's prompt among all `prompts`, by the cosine of answer and prompt. No reward holds
-    the embeddings of prompts, and the measure needs no teacher.
+    It is 1 over the rank of the row's prompt among all `prompts`, by the cosine of answer and prompt. No
+    reward holds the embeddings of prompts, and the measure needs no teacher.
     """
     scored = [answer for answer in answers if answer.suite == ALIGNMENT]
     if not prompts:

@@ -17,13 +17,15 @@ def sentence_chrf(response: str, references: list[str]) -> float:
 def corpus_scores(responses: list[str], references: list[list[str]]) -> dict[str, float]:
     """{bleu, corpus_chrf}; `references` holds one list for each response, of any length."""
     longest = max(map(len, references))
-    streams = [[options[i] if i < len(options) else None for options in references] for i in range(longest)]
+    streams: list = [
+        [options[i] if i < len(options) else None for options in references] for i in range(longest)
+    ]
     bleu = BLEU().corpus_score(responses, streams).score / 100
     return {"bleu": bleu, "corpus_chrf": CHRF().corpus_score(responses, streams).score / 100}
 
 
 def translation_scores(answers: list[Answer], questions: dict[tuple[str, str], Question]) -> list[dict]:
-    """{suite, condition, system, n, bleu, corpus_chrf} of answers to sentences with reference translations."""
+    """{suite, condition, system, n, bleu, corpus_chrf} of answers to sentences with references."""
     return [
         labels
         | corpus_scores(

@@ -1,4 +1,4 @@
-"""Held-out clips and every system -> artifacts/evaluate: answers.jsonl, scores.json, metrics.json, accuracy.csv."""
+"""Held-out clips and all systems -> artifacts/evaluate: answers, scores, and metrics and plots for DVC."""
 
 import json
 import time
@@ -37,8 +37,8 @@ def run(
 ) -> None:
     """Scores every system's answer to every held-out clip, and to every prompt as text.
 
-    The validation split decides which method is best, the test split is reported. All systems answer in float32: in
-    bfloat16 a greedy answer depends on the other prompts of its batch.
+    The validation split decides which method is best, the test split is reported. All systems answer in
+    float32: in bfloat16 a greedy answer depends on the other prompts of its batch.
     """
     started = time.perf_counter()
     answering, embed = AlignedStudent(base, None, torch.float32), load_embedder(params.assets.embedder)
@@ -71,7 +71,7 @@ def of_split(answers: list[Answer], split: str) -> list[Answer]:
 
 
 def all_scores(params: Params, items: list[Item], answers: list[Answer], methods: Path) -> dict:
-    """scores.json without costs: the tables of the test split, and the validation scores that choose a method."""
+    """scores.json without costs: tables of the test split, and validation scores that choose a method."""
     systems = list(dict.fromkeys(answer.system for answer in answers))
     test, settings = of_split(answers, "test"), params.evaluate
     table = score_table(test, systems, settings)
