@@ -99,8 +99,8 @@ CORPUS_SCORERS = {
     "translations": CorpusScorer("scores of the whole corpus (sacrebleu)", "", translation_scores),
     "instructions": CorpusScorer(
         "instructions followed (%)",
-        "Strict and loose criteria are those of IFEval. The forgetting rate is the share of the text system's "
-        "strict accuracy over instructions that a system lacks. It is undefined where text follows none.",
+        "Strict and loose criteria are those of IFEval. The forgetting rate is the share of the text "
+        "system's strict accuracy over instructions that a system lacks. It is undefined where text follows none.",
         instruction_scores,
     ),
 }

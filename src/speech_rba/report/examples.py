@@ -15,7 +15,7 @@ WordMatches = list[tuple[str, bool]]  # each word, and whether the other text ha
 
 
 def examples(results: Results, num_examples: int) -> list[dict]:
-    """The examples of clips that this project makes: recordings of other suites may not be copied into a page."""
+    """Examples of clips that this project makes: a page may not copy the recordings of other suites."""
     suites = {clip.suite for clip in results.clips.values()}
     answers = [answer for answer in results.answers if answer.suite in suites]
     return [example(results, clip_id) for clip_id in pick_examples(answers, num_examples)]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from speech_rba.report.results import Style
 
-# Placeholders for CSS variables: matplotlib needs colours, and CSS sets them. Systems are #fe0000, #fe0001, ...
+# Placeholders for the CSS variables that set the colours. Systems are #fe0000, #fe0001, ...
 INK, MUTED, GRID = "#fe00a0", "#fe00a1", "#fe00a2"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
 MARKERS = "os^DvPX*"  # colour alone is not accessible to every reader
@@ -107,7 +107,7 @@ def lines(
 
 
 def wrapped(label: str) -> str:
-    """`label` in lines that fit the smallest plot: the layout makes room for its height, not for its width."""
+    """`label` in lines that fit the smallest plot: the layout makes room for its height alone."""
     return textwrap.fill(label, 30)
 
 

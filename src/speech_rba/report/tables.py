@@ -58,7 +58,7 @@ def score_cells(results: Results, suite: str, metric: str) -> dict[str, dict[str
 
 
 def mark_best(cells: dict[str, dict[str, dict]], conditions: list[str], methods: list[str]) -> None:
-    """Adds `best` to the cells of `conditions`: whether it is a method with the highest value of its column."""
+    """Adds `best` to the cells of `conditions`: whether a method has the highest value of its column."""
     for condition in conditions:
         top = max(cells[method][condition]["value"] for method in methods if condition in cells[method])
         for system, by_condition in cells.items():
@@ -115,7 +115,7 @@ def check_tables(results: Results) -> list[tuple[str, list[dict]]]:
 
 
 def data_counts(results: Results) -> list[dict]:
-    """{title, bars} of what the data stages accept and reject; `bars` are (label, count), the largest first."""
+    """{title, bars} of what the data stages accept and reject; `bars` are (label, count), largest first."""
     clips = results.clips.values()
     heldout = {clip.voice for clip in clips if clip.heldout_voice}
     voices = Counter(clip.voice + " (held out)" * (clip.voice in heldout) for clip in clips)
