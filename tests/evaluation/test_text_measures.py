@@ -1,0 +1,36 @@
+"""Measures that compare the answers of one split with texts."""
+
+import pytest
+import torch
+
+from speech_rba.evaluation.text_measures import add_prompt_retrieval
+from speech_rba.records import Answer
+
+VECTORS = {
+    "Why?": [1.0, 0.0],
+    "Where?": [0.0, 1.0],
+    "When?": [0.7, 0.7],
+    "Here.": [0.1, 0.9],
+    "Now.": [0.8, 0.6],
+}
+
+
+def answer(suite: str, row: str, response: str) -> Answer:
+    return Answer(
+        suite=suite, row_id=row, response=response, clip_id="c", system="base", condition="clean", voice="v",
+        heldout_voice=False, snr_db=None, judge_hypothesis="", metrics={},
+    )  # fmt: skip
+
+
+def test_prompt_retrieval_is_one_over_the_rank_of_the_prompt():
+    """ "Here." is nearest to "Where?" (0.9), then "When?" (0.7), then "Why?" (0.1); "Now." to "When?" (0.98)."""
+    embed = lambda texts: torch.tensor([VECTORS[text] for text in texts])  # noqa: E731
+    answers = [
+        answer("alignment", "b", "Here."),
+        answer("alignment", "a", "Here."),
+        answer("alignment", "c", "Now."),
+        answer("other", "a", "Now."),
+    ]
+    add_prompt_retrieval(embed, {"a": "Why?", "b": "Where?", "c": "When?"}, answers)
+    ranks = [a.metrics.get("prompt_retrieval_mrr") for a in answers]
+    assert ranks == [1, pytest.approx(1 / 3), 1, None]
