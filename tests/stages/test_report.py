@@ -19,13 +19,38 @@ from speech_rba.stages.report import run
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 SETTINGS = PARAMS.evaluate.model_copy(update={"suites": {"spoken_qa": "quiz"}, "num_bootstrap": 50})
 PARAMS = PARAMS.model_copy(update={"evaluate": SETTINGS})
-SYSTEMS = {"text": 0.36, "cascade": 0.22, "base": 0.20, "sft": 0.24, "rba": 0.30}  # chance of a correct answer
+SYSTEMS = {
+    "text": 0.36,
+    "cascade": 0.22,
+    "base": 0.20,
+    "sft": 0.24,
+    "rba": 0.30,
+}  # chance of a correct answer
 CONDITIONS = ["clean", "white_noise", "babble", "room", "telephone"]
 SHARES = ["prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"]
-VOICES = ["hibari", "espeak-en-us", "espeak-en-us+f3", "espeak-en-gb", "espeak-en-029+m3", "espeak-en-gb-scotland"]
-QUARANTINE = {"name": "quarantine_share", "critical": True, "passed": True, "observed": 0.04, "expected": "<= 0.1"}
+VOICES = [
+    "hibari",
+    "espeak-en-us",
+    "espeak-en-us+f3",
+    "espeak-en-gb",
+    "espeak-en-029+m3",
+    "espeak-en-gb-scotland",
+]
+QUARANTINE = {
+    "name": "quarantine_share",
+    "critical": True,
+    "passed": True,
+    "observed": 0.04,
+    "expected": "<= 0.1",
+}
 LEAKED = {"name": "leaked <rows>", "critical": False, "passed": False, "observed": 2, "expected": 0}
-DRIFT = {"name": "length_drift", "critical": True, "passed": False, "observed": 3.5, "expected": "at most 1.5"}
+DRIFT = {
+    "name": "length_drift",
+    "critical": True,
+    "passed": False,
+    "observed": 3.5,
+    "expected": "at most 1.5",
+}
 PROMPT = "What is the capital of France & who built <b>the tower</b> there?"
 RESPONSE = (
     "The capital of France is Paris, answers {} <script>alert(1)</script>. "
@@ -225,7 +250,9 @@ def test_the_page_is_the_same_every_time_and_links_data_docs_that_exist(artifact
 
 
 def test_the_page_fits_a_phone_and_plays_every_clip_in_a_browser(artifacts):
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    executable = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if executable is None:
         pytest.skip("no Chromium on this machine: the page was not opened")
     from playwright.sync_api import sync_playwright
