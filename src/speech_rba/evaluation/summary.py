@@ -1,6 +1,7 @@
-"""The few numbers of scores.json that `dvc metrics` and `dvc plots` show."""
+"""What `dvc metrics` and `dvc plots` show: a few numbers of scores.json, and the training curves."""
 
 import csv
+import json
 from pathlib import Path
 
 SUMMARY_METRICS = ("accuracy", "refused", "followed", "chrf", "teacher_similarity")
@@ -54,3 +55,34 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, CONDITION_FIELDS)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def curves(logs: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """`loss` and `reward`: a row for each step with the value of each method, None where it has none.
+
+    The policy loss of rba is left out: it is no distance from the teacher.
+    """
+    series = {
+        "loss": {m: {r["step"]: r["loss"] for r in log if is_distillation(r)} for m, log in logs.items()},
+        "reward": {m: {r["step"]: r["reward"] for r in log if "reward" in r} for m, log in logs.items()},
+    }
+    tables = {}
+    for name, by_method in series.items():
+        steps = sorted({step for values in by_method.values() for step in values})
+        tables[name] = [
+            {"step": step} | {method: values.get(step) for method, values in by_method.items()}
+            for step in steps
+        ]
+    return tables
+
+
+def is_distillation(row: dict) -> bool:
+    return "loss" in row and row["phase"] != "rba"
+
+
+def write_summary(folder: Path, scores: dict, logs: dict[str, list[dict]]) -> None:
+    """Writes metrics.json, accuracy.csv, loss.json and reward.json."""
+    (folder / "metrics.json").write_text(json.dumps(summary(scores), indent=2))
+    write_csv(folder / "accuracy.csv", condition_rows(scores))
+    for name, rows in curves(logs).items():
+        (folder / f"{name}.json").write_text(json.dumps(rows))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from speech_rba.alignment.reward_hacking import reward_hacking
+from speech_rba.alignment.reward_hacking import read_log, reward_hacking
 from speech_rba.config import Params
 from speech_rba.errors import UserError
 from speech_rba.evaluation.comparisons import comparisons, described_metrics
 from speech_rba.evaluation.items import Inputs, Item, load_items, questions_by_row
 from speech_rba.evaluation.score_table import score_table, wer_table
 from speech_rba.evaluation.scorers import corpus_tables
-from speech_rba.evaluation.summary import condition_rows, summary, write_csv
+from speech_rba.evaluation.summary import write_summary
 from speech_rba.evaluation.systems import answer_all
 from speech_rba.evaluation.text_measures import add_text_measures
 from speech_rba.model.answer import AlignedStudent
@@ -54,8 +54,7 @@ def run(
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
         (folder / "scores.json").write_text(json.dumps(scores, indent=2))
-        (folder / "metrics.json").write_text(json.dumps(summary(scores), indent=2))
-        write_csv(folder / "accuracy.csv", condition_rows(scores))
+        write_summary(folder, scores, {m: read_log(methods / m) for m in params.align.methods})
     print(f"{len(answers)} answers of {len(scores['systems'])} systems in {scores['minutes']:.1f} minutes")
 
 
