@@ -16,14 +16,22 @@ QUESTIONS = {
 def answer(system: str, row: str, response: str, condition: str = "clean") -> Answer:
     condition = "text" if system == "text" else condition
     return Answer(
-        suite="s", row_id=row, clip_id="" if condition == "text" else f"{row}-{condition}", system=system,
-        condition=condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="", response=response,
+        suite="s",
+        row_id=row,
+        clip_id="" if condition == "text" else f"{row}-{condition}",
+        system=system,
+        condition=condition,
+        voice="v",
+        heldout_voice=False,
+        snr_db=None,
+        judge_hypothesis="",
+        response=response,
         metrics={},
-    )  # fmt: skip
+    )
 
 
 def test_prompts_and_instructions_are_counted_separately():
-    """Text follows one of two prompts and two of three instructions; loosely, its first line does not count."""
+    """Text follows one of two prompts and two of three instructions; loosely, its first line is ignored."""
     answers = [answer("text", "one", "Well said"), answer("text", "two", "Sure\nthe weather is nice today")]
     answers += [answer("base", "one", "well, well"), answer("base", "two", "the weather is nice today")]
     text, clean, everything = instruction_scores(answers, QUESTIONS)

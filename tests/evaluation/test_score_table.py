@@ -1,4 +1,4 @@
-"""The score table of suites with several kinds of questions, and of systems that also read the text, by hand."""
+"""The score table of suites with several kinds of questions, and of methods that also read the text."""
 
 import pytest
 
@@ -17,10 +17,18 @@ def answer(
 ) -> Answer:
     """An answer to a clip, or to the text where the condition says so."""
     return Answer(
-        suite=suite, row_id=row, clip_id="" if condition == "text" else f"{row}-{condition}", system=system,
-        condition=condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="", response=response,
+        suite=suite,
+        row_id=row,
+        clip_id="" if condition == "text" else f"{row}-{condition}",
+        system=system,
+        condition=condition,
+        voice="v",
+        heldout_voice=False,
+        snr_db=None,
+        judge_hypothesis="",
+        response=response,
         metrics=metrics,
-    )  # fmt: skip
+    )
 
 
 def to_row(row: str, suite: str = "s", response: str = "", **metrics: float) -> list[Answer]:
@@ -46,9 +54,14 @@ MIXED = {
     "translation": to_row("g", chrf=0.25),
 }
 EXPECTED = {
-    "accuracy": (2 / 3, 3), "unparsed": (1 / 2, 2), "refused": (1, 1), "teacher_pmi": (0.5, 1), "followed": (1, 1),
-    "followed_loosely": (1, 1), "chrf": (0.25, 1),
-}  # fmt: skip
+    "accuracy": (2 / 3, 3),
+    "unparsed": (1 / 2, 2),
+    "refused": (1, 1),
+    "teacher_pmi": (0.5, 1),
+    "followed": (1, 1),
+    "followed_loosely": (1, 1),
+    "chrf": (0.25, 1),
+}
 
 
 @pytest.mark.parametrize("first", MIXED)
@@ -82,7 +95,7 @@ def test_two_suites_may_share_the_ids_of_rows_and_clips():
 
 
 def test_an_answer_to_the_text_does_not_count_as_an_answer_to_a_clip():
-    """sft reads three rows and has one right, of which the text system has two; of its clips all are right."""
+    """sft has one of three texts right, the text system two; of the clips sft has all right."""
     answers = []
     for row, text, sft in (("a", 1.0, 1.0), ("b", 1.0, 0.0), ("c", 0.0, 0.0)):
         answers += [answer("text", row, "text", accuracy=text), answer("sft", row, "text", accuracy=sft)]

@@ -38,7 +38,7 @@ def test_a_paired_test_is_significant_where_the_intervals_overlap():
 
 
 def test_paired_bootstrap_p_value_by_hand():
-    # differences 1 and -1: a resample of two is below or at 0 in three of four, above or at 0 in three of four -> p 1
+    # differences 1 and -1: of four resamples three are at most 0 and three at least 0 -> p 1
     assert paired_bootstrap([1, 0], [0, 1], 999, 0)[3] == 1
     # one 0 and three 1: only 0000 of 256 resamples reaches 0 -> p about 2 / 256
     assert paired_bootstrap([0, 1, 1, 1], [0, 0, 0, 0], 50_000, 0)[3] == pytest.approx(2 / 256, rel=0.2)
@@ -47,7 +47,7 @@ def test_paired_bootstrap_p_value_by_hand():
 def test_recovery_by_hand():
     cascade, text = np.zeros(50), np.ones(50)
     assert recovery(cascade + 0.25, cascade, text, 100, 0) == (0.25, 0.25, 0.25)
-    # 20 of 50 recovered, every text right, no cascade right: the method's own 0.4 +- 1.96 * sqrt(.4 * .6 / 50)
+    # 20 of 50 recovered, every text right, no cascade right: 0.4 +- 1.96 * sqrt(.4 * .6 / 50)
     value, low, high = recovery([1] * 20 + [0] * 30, cascade, text, 20_000, 0)
     assert (value, low, high) == pytest.approx((0.4, 0.264, 0.536), abs=0.02)
 

@@ -17,13 +17,22 @@ VECTORS = {
 
 def answer(suite: str, row: str, response: str) -> Answer:
     return Answer(
-        suite=suite, row_id=row, response=response, clip_id="c", system="base", condition="clean", voice="v",
-        heldout_voice=False, snr_db=None, judge_hypothesis="", metrics={},
-    )  # fmt: skip
+        suite=suite,
+        row_id=row,
+        response=response,
+        clip_id="c",
+        system="base",
+        condition="clean",
+        voice="v",
+        heldout_voice=False,
+        snr_db=None,
+        judge_hypothesis="",
+        metrics={},
+    )
 
 
 def test_prompt_retrieval_is_one_over_the_rank_of_the_prompt():
-    """ "Here." is nearest to "Where?" (0.9), then "When?" (0.7), then "Why?" (0.1); "Now." to "When?" (0.98)."""
+    """Cosines of "Here.": "Where?" 0.9, "When?" 0.7, "Why?" 0.1; "Now." is nearest to "When?", 0.98."""
     embed = lambda texts: torch.tensor([VECTORS[text] for text in texts])  # noqa: E731
     answers = [
         answer("alignment", "b", "Here."),

@@ -10,10 +10,18 @@ SENTENCES = {"a": "eins zwei drei vier", "b": "fünf sechs sieben acht"}
 
 def answer(system: str, condition: str, row: str, response: str) -> Answer:
     return Answer(
-        suite="t", row_id=row, clip_id="" if condition == "text" else f"{row}-{condition}", system=system,
-        condition=condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="", response=response,
+        suite="t",
+        row_id=row,
+        clip_id="" if condition == "text" else f"{row}-{condition}",
+        system=system,
+        condition=condition,
+        voice="v",
+        heldout_voice=False,
+        snr_db=None,
+        judge_hypothesis="",
+        response=response,
         metrics={},
-    )  # fmt: skip
+    )
 
 
 def test_a_sentence_is_compared_with_its_nearest_reference():
@@ -22,7 +30,7 @@ def test_a_sentence_is_compared_with_its_nearest_reference():
 
 
 def test_bleu_of_a_corpus_by_hand():
-    """Five of six words, four of five pairs, three of four triples and two of three runs of four are right."""
+    """Five of six words, four of five pairs, three of four triples, two of three runs of four are right."""
     scores = corpus_scores(["the cat is on the rug", "a b"], [["the cat is on the mat"], ["a b", "c d"]])
     product = (7 / 8) * (5 / 6) * (3 / 4) * (2 / 3)  # the second sentence adds two words and a pair
     assert scores["bleu"] == pytest.approx(product**0.25, abs=1e-6)

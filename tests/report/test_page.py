@@ -56,26 +56,57 @@ def answer(suite: str, row: int, system: str, condition: str) -> Answer:
 
 def clip_of(answer: Answer) -> Clip:
     return Clip(
-        id=answer.clip_id, row_id=answer.row_id, suite=answer.suite, split="test", path="a.flac", transcript="Who?",
-        spoken="Who?", voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0, level_db=-20,
-        condition=answer.condition, heldout_condition=False, strength={}, seed=0, duration_s=1, sha256="",
-    )  # fmt: skip
+        id=answer.clip_id,
+        row_id=answer.row_id,
+        suite=answer.suite,
+        split="test",
+        path="a.flac",
+        transcript="Who?",
+        spoken="Who?",
+        voice="v",
+        engine="e",
+        heldout_voice=False,
+        rate=1,
+        pitch_semitones=0,
+        level_db=-20,
+        condition=answer.condition,
+        heldout_condition=False,
+        strength={},
+        seed=0,
+        duration_s=1,
+        sha256="",
+    )
 
 
 def feature_of(answer: Answer) -> Feature:
     return Feature(
-        clip_id=answer.clip_id, duration_s=1, rms_db=-20, peak=1, clipped_share=0, silence_share=0, words_per_s=1,
-        judge_hypothesis="Who?", student_hypothesis=None, wer=0, mean_logprob=0,
-    )  # fmt: skip
+        clip_id=answer.clip_id,
+        duration_s=1,
+        rms_db=-20,
+        peak=1,
+        clipped_share=0,
+        silence_share=0,
+        words_per_s=1,
+        judge_hypothesis="Who?",
+        student_hypothesis=None,
+        wer=0,
+        mean_logprob=0,
+    )
 
 
 def scores_of(answers: list[Answer]) -> dict:
     table = score_table(answers, SYSTEMS, SETTINGS)
     compared = comparisons(answers, table.scores, table.scores, SYSTEMS, SETTINGS)
     return {
-        "systems": SYSTEMS, "wer": [], "reward_hacking": {}, "scores": table.scores, "paired": table.paired,
-        "recovery": table.recovery, "comparisons": compared, "metrics": described_metrics(table.scores, []),
-    }  # fmt: skip
+        "systems": SYSTEMS,
+        "wer": [],
+        "reward_hacking": {},
+        "scores": table.scores,
+        "paired": table.paired,
+        "recovery": table.recovery,
+        "comparisons": compared,
+        "metrics": described_metrics(table.scores, []),
+    }
 
 
 def results_of(answers: list[Answer], recording) -> Results:
@@ -200,9 +231,13 @@ def test_word_diff_marks_the_words_that_differ():
 def best_of(suite: str, low: float, num_rows: int) -> dict:
     cascade = {"difference": 0.062, "low": low, "high": 0.1}
     return {
-        "suite": suite, "metric": "accuracy", "condition": "degraded", "system": "rba", "num_rows": num_rows,
+        "suite": suite,
+        "metric": "accuracy",
+        "condition": "degraded",
+        "system": "rba",
+        "num_rows": num_rows,
         "pairs": [cascade, {"difference": -0.01}],
-    }  # fmt: skip
+    }
 
 
 def headline_of(results: Results, best: list[dict]) -> str:

@@ -1,4 +1,4 @@
-"""The evaluate stage with a student of two layers: every system answers every clip, and equal prompts only once."""
+"""The evaluate stage with a student of two layers: every system answers every clip."""
 
 import csv
 import json
@@ -38,26 +38,59 @@ def make_params() -> Params:
 
 def make_row(number: int, prompt: str) -> Row:
     return Row(
-        id=f"r{number}", task="question", split=SPLITS[number], messages=[Message(role="user", content=prompt)],
-        prompt=prompt, completion="It is Paris.", completion_ended=True, teacher="t", template_hash="h", seed=0,
+        id=f"r{number}",
+        task="question",
+        split=SPLITS[number],
+        messages=[Message(role="user", content=prompt)],
+        prompt=prompt,
+        completion="It is Paris.",
+        completion_ended=True,
+        teacher="t",
+        template_hash="h",
+        seed=0,
         sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8),
-    )  # fmt: skip
+    )
 
 
 def make_clip(row: Row, condition: str) -> Clip:
     return Clip(
-        id=f"{row.id}-{condition}", row_id=row.id, suite="alignment", split=row.split, path="a.flac",
-        transcript=row.prompt, voice="v", engine="e", heldout_voice=False, rate=1, pitch_semitones=0, level_db=-20,
-        condition=condition, strength={}, heldout_condition=False, spoken="x", seed=0, duration_s=2, sha256="",
-    )  # fmt: skip
+        id=f"{row.id}-{condition}",
+        row_id=row.id,
+        suite="alignment",
+        split=row.split,
+        path="a.flac",
+        transcript=row.prompt,
+        voice="v",
+        engine="e",
+        heldout_voice=False,
+        rate=1,
+        pitch_semitones=0,
+        level_db=-20,
+        condition=condition,
+        strength={},
+        heldout_condition=False,
+        spoken="x",
+        seed=0,
+        duration_s=2,
+        sha256="",
+    )
 
 
 def make_feature(clip: Clip) -> Feature:
     """Whisper transcribes the clip without an error, the student with one word that is wrong."""
     return Feature(
-        clip_id=clip.id, duration_s=2, rms_db=-20, peak=0.5, clipped_share=0, silence_share=0, words_per_s=3,
-        judge_hypothesis=clip.transcript, student_hypothesis="Why?", wer=0, mean_logprob=0,
-    )  # fmt: skip
+        clip_id=clip.id,
+        duration_s=2,
+        rms_db=-20,
+        peak=0.5,
+        clipped_share=0,
+        silence_share=0,
+        words_per_s=3,
+        judge_hypothesis=clip.transcript,
+        student_hypothesis="Why?",
+        wer=0,
+        mean_logprob=0,
+    )
 
 
 def make_hypothesis(student: Student, text: str) -> Hypothesis:
@@ -65,9 +98,13 @@ def make_hypothesis(student: Student, text: str) -> Hypothesis:
     ids = torch.tensor(student.audio_tower.tokenizer(text, add_special_tokens=False).input_ids)
     width = student.config.audio_width
     return Hypothesis(
-        token_ids=ids, top_ids=ids[:, None], top_probs=torch.ones(len(ids), 1), hidden=torch.zeros(len(ids), width),
-        attribute_features=torch.zeros(2 * width), mean_logprob=0.0,
-    )  # fmt: skip
+        token_ids=ids,
+        top_ids=ids[:, None],
+        top_probs=torch.ones(len(ids), 1),
+        hidden=torch.zeros(len(ids), width),
+        attribute_features=torch.zeros(2 * width),
+        mean_logprob=0.0,
+    )
 
 
 def write_inputs(folder: Path, student: Student, questions: list[str]) -> None:

@@ -77,11 +77,26 @@ def make_clip(suite: str, number: int, noise: np.random.Generator) -> Clip:
     if condition in ("white_noise", "babble"):
         strength = {"snr_db": float(noise.uniform(0, 10))}
     return Clip(
-        id=clip_id, row_id=f"row-{suite}-{number}", suite=suite, split="test", path=f"clips/{clip_id}.flac",
-        transcript=PROMPT, spoken=PROMPT, engine="tone", voice=voice, heldout_voice=voice.endswith("scotland"),
-        condition=condition, strength=strength, heldout_condition=False, rate=1.0, pitch_semitones=0.0,
-        level_db=-20.0, seed=0, duration_s=1.0, sha256="0" * 64,
-    )  # fmt: skip
+        id=clip_id,
+        row_id=f"row-{suite}-{number}",
+        suite=suite,
+        split="test",
+        path=f"clips/{clip_id}.flac",
+        transcript=PROMPT,
+        spoken=PROMPT,
+        engine="tone",
+        voice=voice,
+        heldout_voice=voice.endswith("scotland"),
+        condition=condition,
+        strength=strength,
+        heldout_condition=False,
+        rate=1.0,
+        pitch_semitones=0.0,
+        level_db=-20.0,
+        seed=0,
+        duration_s=1.0,
+        sha256="0" * 64,
+    )
 
 
 def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answer]:
@@ -94,26 +109,55 @@ def make_answers(clips: list[Clip], noise: np.random.Generator) -> Iterator[Answ
                 cosine = skill + noise.normal(0.2, 0.1)
                 metrics = {"teacher_similarity": cosine, "token_f1": skill, "teacher_logp": skill - 2}
             yield Answer(
-                suite=clip.suite, row_id=clip.row_id, clip_id=clip.id if spoken else "", system=system,
-                condition=clip.condition if spoken else "text", voice=clip.voice if spoken else "",
-                heldout_voice=spoken and clip.heldout_voice, snr_db=clip.strength.get("snr_db") if spoken else None,
-                judge_hypothesis="what is the capital" if spoken else "", metrics=metrics,
+                suite=clip.suite,
+                row_id=clip.row_id,
+                clip_id=clip.id if spoken else "",
+                system=system,
+                condition=clip.condition if spoken else "text",
+                voice=clip.voice if spoken else "",
+                heldout_voice=spoken and clip.heldout_voice,
+                snr_db=clip.strength.get("snr_db") if spoken else None,
+                judge_hypothesis="what is the capital" if spoken else "",
+                metrics=metrics,
                 response=RESPONSE.format(system),
-            )  # fmt: skip
+            )
+
+
+def make_corpora() -> list[dict]:
+    return [
+        {
+            "kind": "translations",
+            "title": "corpus scores",
+            "note": "",
+            "rows": [
+                {
+                    "suite": "letters",
+                    "condition": "degraded",
+                    "system": "sft",
+                    "n": 50,
+                    "bleu": 0.123,
+                    "corpus_chrf": 0.456,
+                }
+            ],
+        },
+        {
+            "kind": "instructions",
+            "title": "instructions",
+            "note": "By IFEval.",
+            "rows": [
+                {"suite": "orders", "condition": "text", "system": "text", "n": 9, "forgetting": None}
+                | dict.fromkeys(SHARES, 0.0),
+                {"suite": "orders", "condition": "clean", "system": "sft", "n": 9, "forgetting": 0.678}
+                | dict.fromkeys(SHARES, 0.321),
+            ],
+        },
+    ]
 
 
 def make_scores(answers: list[Answer]) -> dict:
     systems = [name for name in SYSTEMS if any(answer.system == name for answer in answers)]
     table = score_table(answers, systems, SETTINGS)
-    corpora = [
-        {"kind": "translations", "title": "corpus scores", "note": "", "rows": [
-            {"suite": "letters", "condition": "degraded", "system": "sft", "n": 50, "bleu": 0.123, "corpus_chrf": 0.456}]},
-        {"kind": "instructions", "title": "instructions", "note": "By IFEval.", "rows": [
-            {"suite": "orders", "condition": "text", "system": "text", "n": 9, "forgetting": None}
-            | dict.fromkeys(SHARES, 0.0),
-            {"suite": "orders", "condition": "clean", "system": "sft", "n": 9, "forgetting": 0.678}
-            | dict.fromkeys(SHARES, 0.321)]},
-    ]  # fmt: skip
+    corpora = make_corpora()
     wer = [
         {"suite": suite, "condition": condition, "asr_adapter": name, "value": 0.1, "n": 9}
         for suite in ("alignment", "spoken_qa")
@@ -121,12 +165,18 @@ def make_scores(answers: list[Answer]) -> dict:
         for name in ("Whisper", "student")
     ]
     return {
-        "systems": systems, "scores": table.scores, "paired": table.paired, "recovery": table.recovery, "wer": wer,
+        "systems": systems,
+        "scores": table.scores,
+        "paired": table.paired,
+        "recovery": table.recovery,
+        "wer": wer,
         "cost": [{"system": name, "tokens_per_s": 280.0, "real_time_factor": 0.4} for name in systems],
-        "minutes": 4.2, "reward_hacking": {"sft": [], "rba": [DRIFT]}, "corpora": corpora,
+        "minutes": 4.2,
+        "reward_hacking": {"sft": [], "rba": [DRIFT]},
+        "corpora": corpora,
         "comparisons": comparisons(answers, table.scores, table.scores, systems, SETTINGS),
         "metrics": described_metrics(table.scores, corpora),
-    }  # fmt: skip
+    }
 
 
 def make_log(method: str) -> list[dict]:
@@ -143,20 +193,37 @@ def make_log(method: str) -> list[dict]:
 def make_rows(clips: list[Clip]) -> list[Row]:
     return [
         Row(
-            id=clip.row_id, task="question", split="test", messages=[Message(role="user", content=PROMPT)], prompt=PROMPT,
-            completion="Paris.", completion_ended=True, teacher="t", template_hash="0", seed=0,
+            id=clip.row_id,
+            task="question",
+            split="test",
+            messages=[Message(role="user", content=PROMPT)],
+            prompt=PROMPT,
+            completion="Paris.",
+            completion_ended=True,
+            teacher="t",
+            template_hash="0",
+            seed=0,
             sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=9),
         )
-        for clip in clips if clip.suite == "alignment"
-    ]  # fmt: skip
+        for clip in clips
+        if clip.suite == "alignment"
+    ]
 
 
 def make_feature(clip: Clip) -> Feature:
     return Feature(
-        clip_id=clip.id, duration_s=1.0, rms_db=-20.0, peak=0.5, clipped_share=0.0, silence_share=0.1, words_per_s=2.0,
-        judge_hypothesis="What is the capitol of France", student_hypothesis="What is the capital", wer=0.25,
+        clip_id=clip.id,
+        duration_s=1.0,
+        rms_db=-20.0,
+        peak=0.5,
+        clipped_share=0.0,
+        silence_share=0.1,
+        words_per_s=2.0,
+        judge_hypothesis="What is the capitol of France",
+        student_hypothesis="What is the capital",
+        wer=0.25,
         mean_logprob=-0.3,
-    )  # fmt: skip
+    )
 
 
 def make_reports(scores: dict) -> dict[str, dict]:
@@ -165,20 +232,28 @@ def make_reports(scores: dict) -> dict[str, dict]:
     training |= {"peak_memory_gb": 2.1, "adapter_sha256": "cd" * 32}
     suite = {"reasons": {"silent": 1}, "refused": {"the answer is missing": 2}}
     return {
-        "synthesize/report.json": {"kept": 1200, "rejected": {"length": 800, "near_duplicate": 40}, "minutes": 8.5},
+        "synthesize/report.json": {
+            "kept": 1200,
+            "rejected": {"length": 800, "near_duplicate": 40},
+            "minutes": 8.5,
+        },
         "voice/report.json": {"num_clips": 99, "audio_minutes": 70.0, "minutes": 5.1},
         "features/report.json": {"num_clips": 99, "minutes": 6.0},
         "suites/spoken_qa/report.json": {"minutes": 1.2},
         "suite_features/spoken_qa/report.json": {"minutes": 0.8},
         "validate/report.json": {
-            "num_clips": 104, "num_accepted": 99, "num_quarantined": 5, "reasons": {"max_wer_clean": 4, "rms_db": 1},
-            "checks": [QUARANTINE, LEAKED], "suites": {"spoken_qa": suite},
+            "num_clips": 104,
+            "num_accepted": 99,
+            "num_quarantined": 5,
+            "reasons": {"max_wer_clean": 4, "rms_db": 1},
+            "checks": [QUARANTINE, LEAKED],
+            "suites": {"spoken_qa": suite},
         },
         "gate/gate.json": {"passed": True, "checks": [QUARANTINE], "data_sha256": "ab" * 32},
         "align/sft/training.json": training,
         "align/rba/training.json": training,
         "evaluate/scores.json": scores,
-    }  # fmt: skip
+    }
 
 
 def make_artifacts(top: Path, num_rows: int) -> dict[str, Path]:

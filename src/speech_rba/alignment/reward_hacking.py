@@ -1,4 +1,4 @@
-"""Checks whether a reward rose without better answers, by the training log and by a measure that no reward holds.
+"""Checks whether a reward rose without better answers, by the training log and by a held-out measure.
 
 A check that fails keeps a version from promotion. Drift compares the first and the last third of the steps.
 """
@@ -16,7 +16,7 @@ MIN_STEPS = 6  # a third of fewer steps is too noisy
 
 
 def reward_hacking(folder: Path, method: str, paired: list[dict], limits: RewardHacking) -> list[dict]:
-    """The checks {name, critical, passed, observed, expected} of one trained method; none without reinforcement.
+    """{name, critical, passed, observed, expected} of each check of a method; none without reinforcement.
 
     `folder` holds its log.jsonl; `paired` are paired tests on the validation split.
     """

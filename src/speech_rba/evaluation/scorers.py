@@ -100,7 +100,8 @@ CORPUS_SCORERS = {
     "instructions": CorpusScorer(
         "instructions followed (%)",
         "Strict and loose criteria are those of IFEval. The forgetting rate is the share of the text "
-        "system's strict accuracy over instructions that a system lacks. It is undefined where text follows none.",
+        "system's strict accuracy over instructions that a system lacks. It is undefined where text "
+        "follows none.",
         instruction_scores,
     ),
 }

@@ -21,7 +21,7 @@ def pair_sign(pair: dict, num_rows: int) -> str:
 
 
 def headline(results: Results) -> str:
-    """How the best method of each suite compares with the cascade, over degraded clips where there are any."""
+    """How the best method of each suite compares with the cascade, over degraded clips if there are any."""
     comparable = [item for item in results.best if is_comparable(results, item)]
     degraded = [item for item in comparable if item["condition"] == "degraded"]
     items = degraded or comparable
