@@ -76,6 +76,8 @@ def run(
             folder / "quarantine.jsonl", [clip for judgement in every for clip in judgement.quarantined]
         )
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        counts = {key: report[key] for key in ("num_clips", "num_accepted", "num_quarantined", "reasons")}
+        (folder / "metrics.json").write_text(json.dumps(counts, indent=2))
         (folder / "report.html").write_text(page(report), encoding="utf-8")
     show(report)
 
