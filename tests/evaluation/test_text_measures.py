@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speech_rba.evaluation.text_measures import add_prompt_retrieval
+from speech_rba.evaluation.text_measures import add_prompt_retrieval, embed_once
 from speech_rba.records import Answer
 
 VECTORS = {
@@ -43,3 +43,16 @@ def test_prompt_retrieval_is_one_over_the_rank_of_the_prompt():
     add_prompt_retrieval(embed, {"a": "Why?", "b": "Where?", "c": "When?"}, answers)
     ranks = [a.metrics.get("prompt_retrieval_mrr") for a in answers]
     assert ranks == [1, pytest.approx(1 / 3), 1, None]
+
+
+def test_equal_texts_are_embedded_once():
+    computed: list[str] = []
+
+    def embed(texts: list[str]) -> torch.Tensor:
+        computed.extend(texts)
+        return torch.tensor([VECTORS[text] for text in texts])
+
+    cached = embed_once(embed)
+    texts = ["Why?", "Here.", "Why?"]
+    assert cached(texts).tolist() == cached(texts).tolist() == embed(texts).tolist()
+    assert sorted(computed[:-3]) == ["Here.", "Why?"]

@@ -19,6 +19,19 @@ LENGTH_STEP = 16  # characters
 Embedder = Callable[[list[str]], torch.Tensor]
 
 
+def embed_once(embed: Embedder) -> Embedder:
+    """As `embed`, but equal texts are computed once; texts of similar lengths share a batch."""
+    vectors: dict[str, torch.Tensor] = {}
+
+    def embed_new(texts: list[str]) -> torch.Tensor:
+        new = sorted({text for text in texts if text not in vectors}, key=lambda text: (len(text), text))
+        for batch in batches(new):
+            vectors.update(zip(batch, embed(batch), strict=True))
+        return torch.stack([vectors[text] for text in texts])
+
+    return embed_new
+
+
 def reference_scores(
     answering: AlignedStudent,
     embed: Embedder,
@@ -90,9 +103,7 @@ def add_prompt_retrieval(embed: Embedder, prompts: dict[str, str], answers: list
         return
     places = {row_id: place for place, row_id in enumerate(prompts)}
     responses = list(dict.fromkeys(answer.response for answer in scored))
-    prompts_RE = torch.cat([embed(batch) for batch in batches(list(prompts.values()))])
-    responses_NE = torch.cat([embed(batch) for batch in batches(responses)])
-    cosines = dict(zip(responses, responses_NE @ prompts_RE.T, strict=True))
+    cosines = dict(zip(responses, embed(responses) @ embed(list(prompts.values())).T, strict=True))
     for answer in scored:
         cosines_R = cosines[answer.response]
         num_nearer = (cosines_R > cosines_R[places[answer.row_id]]).sum().item()

@@ -15,7 +15,7 @@ from speech_rba.evaluation.score_table import score_table, wer_table
 from speech_rba.evaluation.scorers import corpus_tables
 from speech_rba.evaluation.summary import write_summary
 from speech_rba.evaluation.systems import answer_all
-from speech_rba.evaluation.text_measures import add_text_measures
+from speech_rba.evaluation.text_measures import add_text_measures, embed_once
 from speech_rba.model.answer import AlignedStudent
 from speech_rba.model.embedder import load_embedder
 from speech_rba.records import ALIGNMENT, Answer, write_jsonl
@@ -41,7 +41,8 @@ def run(
     float32: in bfloat16 a greedy answer depends on the other prompts of its batch.
     """
     started = time.perf_counter()
-    answering, embed = AlignedStudent(base, None, torch.float32), load_embedder(params.assets.embedder)
+    answering = AlignedStudent(base, None, torch.float32)
+    embed = embed_once(load_embedder(params.assets.embedder))
     inputs = Inputs(rows, features, suites, suite_features, validation)
     items = load_items(answering.student, inputs, params.evaluate.suites)
     check_splits(items)
