@@ -12,23 +12,26 @@ from speech_rba.evaluation.summary import CONDITION_FIELDS, write_summary
 ROOT = Path(__file__).parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PLOTS = {name: plot for item in DVC["plots"] for name, plot in item.items()}
+
+
+def score(metric: str, system: str, condition: str, value: float) -> dict:
+    labels = {"suite": "quiz", "metric": metric, "system": system, "condition": condition}
+    return labels | {"value": value, "low": 0.0, "high": 1.0, "n": 4}
+
+
 SCORES = {
     "scores": [
-        {"suite": "quiz", "metric": "accuracy", "system": "text", "condition": "text", "value": 0.75, "low": 0.7,
-         "high": 0.8, "n": 4},
-        {"suite": "quiz", "metric": "accuracy", "system": "sft", "condition": "babble", "value": 0.5, "low": 0.4,
-         "high": 0.6, "n": 4},
-        {"suite": "quiz", "metric": "accuracy", "system": "sft", "condition": "all", "value": 0.51234, "low": 0.4,
-         "high": 0.6, "n": 8},
-        {"suite": "quiz", "metric": "token_f1", "system": "sft", "condition": "all", "value": 0.1, "low": 0.0,
-         "high": 0.2, "n": 8},
+        score("accuracy", "text", "text", 0.75),
+        score("accuracy", "sft", "babble", 0.5),
+        score("accuracy", "sft", "all", 0.51234),
+        score("token_f1", "sft", "all", 0.1),
     ],
     "wer": [
         {"suite": "quiz", "condition": "clean", "asr_adapter": "student", "n": 3, "value": 0.1},
         {"suite": "quiz", "condition": "babble", "asr_adapter": "student", "n": 1, "value": 0.5},
     ],
     "minutes": 4.567,
-}  # fmt: skip
+}
 LOGS = {
     "sft": [{"step": 1, "phase": "sft", "loss": 3.0}, {"step": 2, "phase": "sft", "loss": 2.0}],
     "rba": [

@@ -33,20 +33,20 @@ def overall_wer(rows: list[dict]) -> dict[tuple[str, str], float]:
 
 
 def condition_rows(scores: dict) -> list[dict]:
-    """The accuracy of every system by suite and condition, a row each."""
+    """The accuracy of every system by suite and condition of SUMMARY_CONDITIONS, a row each."""
     return [
         {
             "suite": row["suite"],
             "condition": row["condition"],
             "system": row["system"],
-            "label": f"{row['condition']}, {row['system']}",
+            "label": f"{row['suite']}, {row['condition']}, {row['system']}",
             "accuracy": row["value"],
             "low": row["low"],
             "high": row["high"],
             "n": row["n"],
         }
         for row in scores["scores"]
-        if row["metric"] == "accuracy"
+        if row["metric"] == "accuracy" and row["condition"] in SUMMARY_CONDITIONS
     ]
 
 
