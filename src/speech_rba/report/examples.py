@@ -115,7 +115,8 @@ def word_diff(transcript: str, hypothesis: str) -> tuple[WordMatches, WordMatche
     texts = transcript.split(), hypothesis.split()
     keys = [[re.sub(r"[\W_]", "", word.lower()) for word in text] for text in texts]
     matches = [[False] * len(text) for text in texts]
-    for i, j, size in difflib.SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks():
+    matcher = difflib.SequenceMatcher(None, keys[0], keys[1], autojunk=False)
+    for i, j, size in matcher.get_matching_blocks():
         matches[0][i : i + size] = matches[1][j : j + size] = [True] * size
     first, second = (list(zip(text, marks, strict=True)) for text, marks in zip(texts, matches, strict=True))
     return first, second

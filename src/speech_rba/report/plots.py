@@ -4,9 +4,10 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ INK, MUTED, GRID = "#fe00a0", "#fe00a1", "#fe00a2"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
 MARKERS = "os^DvPX*"  # colour alone is not accessible to every reader
 GLYPHS = "●■▲◆▼✚✖★"
-STYLE = {
+STYLE: dict = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # else a dollar in a name starts a formula
     "svg.hashsalt": "speech-rba",  # the same plot gives the same bytes
@@ -43,6 +44,7 @@ STYLE = {
 }
 
 Estimate = tuple[float, float, float]  # mean, low, high
+Values = Sequence[float] | np.ndarray
 
 
 def colour(index: int) -> str:
@@ -86,10 +88,10 @@ def _point(axes: Axes, index: int, estimate: Sequence[float], height: float) -> 
 
 
 def lines(
-    series: dict[int, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[int, tuple[Values, Values]],
     xlabel: str,
     ylabel: str,
-    bands: dict[int, tuple[Sequence[float], Sequence[float]]] | None = None,
+    bands: Mapping[int, tuple[Values, Values]] | None = None,
     width: float = 3.5,
 ) -> str:
     """SVG: one line for each system index, (x values, y values); `bands` are their (lows, highs)."""

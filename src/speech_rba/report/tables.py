@@ -120,7 +120,7 @@ def data_counts(results: Results) -> list[dict]:
     heldout = {clip.voice for clip in clips if clip.heldout_voice}
     voices = Counter(clip.voice + " (held out)" * (clip.voice in heldout) for clip in clips)
     rejected = [(f"rejected: {reason}", count) for reason, count in ranked(results.synthesis["rejected"])]
-    conditions = Counter(clip.condition for clip in clips)
+    conditions: Counter[str] = Counter(clip.condition for clip in clips)
     return [
         {"title": "Texts of the teacher", "bars": [("kept", results.synthesis["kept"]), *rejected]},
         {"title": "Quarantined clips", "bars": ranked(results.validation["reasons"])},

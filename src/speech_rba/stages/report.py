@@ -1,6 +1,7 @@
 """The outputs of all stages before -> artifacts/report/index.html, one page."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def run(
     print(f"report: {out / 'index.html'}, {len(page) / 2**20:.1f} MiB")
 
 
-def load_results(inputs: Inputs, methods: list[str], suites: list[str]) -> Results:
+def load_results(inputs: Inputs, methods: Sequence[str], suites: list[str]) -> Results:
     """What the page shows.
 
     Raises:
@@ -71,7 +72,7 @@ def load_results(inputs: Inputs, methods: list[str], suites: list[str]) -> Resul
     """
     scores = _json(inputs.evaluation / "scores.json")
     scored = [system for system in scores["systems"] if system not in REFERENCES]
-    if methods != scored:
+    if list(methods) != scored:
         raise UserError(
             f"align.methods are {methods}, but {inputs.evaluation} scored {scored}; run evaluate again"
         )
