@@ -51,7 +51,7 @@ class AlignedStudent:
 
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
         self.student = load_student(base, dtype)
-        self.model: "PeftModel | None" = None
+        self.model: PeftModel | None = None
         self.use_adapter(adapter)
 
     def use_adapter(self, adapter: Path | None) -> None:
