@@ -244,12 +244,12 @@ def test_an_adapter_can_be_taken_off_again(tmp_path, small_student, questions):
     (tmp_path / "align").mkdir()
     write_student(tmp_path, small_student, min_asr_uncertainty=0.0, adapter_std=0.5)
     answering = AlignedStudent(tmp_path / "base", None, torch.float32)
-    prompts = answering.student.text_prompts(questions[:2])
-    unadapted = answering.respond(prompts)
+    prompts, completions = answering.student.text_prompts(questions[:2]), [[5, 6], [7, 8]]
+    unadapted = answering.logps(prompts, completions)
     answering.use_adapter(tmp_path / "align/sft")
-    assert answering.respond(prompts) != unadapted
+    assert answering.logps(prompts, completions) != unadapted
     answering.use_adapter(None)
-    assert answering.respond(prompts) == unadapted
+    assert answering.logps(prompts, completions) == unadapted
 
 
 def test_equal_prompts_have_equal_keys_within_a_row(small_student):
