@@ -23,7 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from speech_rba.compute.device import fast_dtype
 from speech_rba.config import Params, load_params
 from speech_rba.data.audio import read_audio
-from speech_rba.evaluation.metrics import is_right, paired_bootstrap
+from speech_rba.evaluation.metrics import is_right
+from speech_rba.evaluation.statistics import paired_bootstrap
 from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.audio_tower import (
     AudioTower,

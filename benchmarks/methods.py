@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks import tables
 from speech_rba.config import Params, change_params, load_params, read_yaml
-from speech_rba.evaluation.metrics import paired_bootstrap, recovery
+from speech_rba.evaluation.statistics import paired_bootstrap, recovery
 from speech_rba.records import ALIGNMENT, Answer, read_jsonl
 
 METHODS = ["sft", "kd", "opd", "dpo", "rba"]

@@ -28,7 +28,7 @@ ARROWS = {  # the other parts of the package that a part may import
     "synthesis": {"assets", "compute", "config", "data", "model", "records"},
     "pretraining": {"alignment", "compute", "config", "data", "model", "records", "synthesis"},
     "alignment": {"assets", "compute", "config", "data", "model", "records"},
-    "evaluation": {"compute", "config", "data", "model", "records"},
+    "evaluation": {"alignment", "compute", "config", "data", "model", "records"},
     "report": {"config", "evaluation", "records"},
     "registry": {"config", "evaluation", "model", "data", "records"},
 }

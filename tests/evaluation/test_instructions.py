@@ -2,26 +2,39 @@
 
 import pytest
 
-from speech_rba.evaluation.instructions import followed
-from speech_rba.records import Answer, Instruction
+from speech_rba.evaluation.instructions import instruction_scores
+from speech_rba.records import Answer, Instruction, Question
 
 NO_COMMA = Instruction(name="punctuation:no_comma", arguments={})
 LOWER = Instruction(name="change_case:english_lowercase", arguments={})
-ASKED = {("s", "one"): [NO_COMMA], ("s", "two"): [NO_COMMA, LOWER], ("other", "three"): []}
+QUESTIONS = {
+    ("s", "one"): Question(id="one", prompt="", answers=[], instructions=[NO_COMMA]),
+    ("s", "two"): Question(id="two", prompt="", answers=[], instructions=[NO_COMMA, LOWER]),
+}
 
 
 def answer(system: str, row: str, response: str, condition: str = "clean") -> Answer:
-    text = system == "text"
-    return Answer(suite="s", row_id=row, clip_id="" if text else f"{row}-{condition}", system=system,
-                  condition="text" if text else condition, voice="v", heldout_voice=False, snr_db=None, judge_hypothesis="",
-                  response=response, metrics={})  # fmt: skip
+    condition = "text" if system == "text" else condition
+    return Answer(
+        suite="s",
+        row_id=row,
+        clip_id="" if condition == "text" else f"{row}-{condition}",
+        system=system,
+        condition=condition,
+        voice="v",
+        heldout_voice=False,
+        snr_db=None,
+        judge_hypothesis="",
+        response=response,
+        metrics={},
+    )
 
 
-def test_prompts_and_instructions_are_counted_apart():
-    """Text: one of two prompts, two of three instructions. Loosely the line before the answer does not count."""
+def test_prompts_and_instructions_are_counted_separately():
+    """Text follows one of two prompts and two of three instructions; loosely, its first line is ignored."""
     answers = [answer("text", "one", "Well said"), answer("text", "two", "Sure\nthe weather is nice today")]
     answers += [answer("base", "one", "well, well"), answer("base", "two", "the weather is nice today")]
-    text, clean, everything = followed(answers, ASKED)
+    text, clean, everything = instruction_scores(answers, QUESTIONS)
     assert (text["condition"], clean["condition"], everything["condition"]) == ("text", "clean", "all")
     assert (text["prompt_strict"], text["instruction_strict"]) == (1 / 2, pytest.approx(2 / 3))
     assert (text["prompt_loose"], text["instruction_loose"], text["forgetting"]) == (1, 1, 0)
@@ -29,13 +42,19 @@ def test_prompts_and_instructions_are_counted_apart():
     assert clean["n"] == 2
 
 
-def test_forgetting_is_what_is_lacking_of_the_text():
+def test_the_forgetting_rate_is_the_share_of_the_text_accuracy_that_a_system_lacks():
     """Of three instructions text follows all and base one."""
     answers = [answer("text", "one", "yes"), answer("text", "two", "the weather is nice today")]
     answers += [answer("base", "one", "well, well"), answer("base", "two", "The weather is nice today")]
-    assert followed(answers, ASKED)[1]["forgetting"] == pytest.approx(2 / 3)
+    assert instruction_scores(answers, QUESTIONS)[1]["forgetting"] == pytest.approx(2 / 3)
 
 
-def test_nothing_is_forgotten_where_text_follows_nothing():
+def test_the_forgetting_rate_is_undefined_where_text_follows_nothing():
     answers = [answer("text", "one", "no, no"), answer("base", "one", "yes")]
-    assert followed(answers, ASKED)[1]["forgetting"] is None
+    assert instruction_scores(answers, QUESTIONS)[1]["forgetting"] is None
+
+
+def test_the_forgetting_rate_of_a_method_on_text_is_relative_to_the_text_system():
+    answers = [answer("sft", "one", "Well, no.", "text"), answer("text", "one", "No.")]
+    text, sft = instruction_scores(answers, QUESTIONS)
+    assert (text["system"], text["forgetting"], sft["system"], sft["forgetting"]) == ("text", 0, "sft", 1)

@@ -1,4 +1,4 @@
-"""What a response decided, on responses as models word them."""
+"""The chosen letter and refusals of responses in the wording of language models."""
 
 import itertools
 
@@ -82,8 +82,8 @@ UNDECIDED = {
 }  # fmt: skip
 
 
-def worded(response: str, letter: str) -> str:
-    """@ stands for the letter, ~ for it in lower case, # for one after the other of the rest."""
+def with_letters(response: str, letter: str) -> str:
+    """`response` with `letter` for @ and in lower case for ~, and with the other letters in turn for #."""
     others = itertools.cycle(other for other in "ABCD" if other != letter)
     signs = {"@": lambda: letter, "~": letter.lower, "#": lambda: next(others)}
     return "".join(signs[sign]() if sign in signs else sign for sign in response)
@@ -91,21 +91,21 @@ def worded(response: str, letter: str) -> str:
 
 @pytest.mark.parametrize("letter", "ABCD")
 @pytest.mark.parametrize("response", [response for kind in DECIDED.values() for response in kind])
-def test_the_letter_decided_for_is_read_whichever_it_is(response, letter):
-    assert chosen_letter(worded(response, letter)) == letter
+def test_every_letter_is_read_in_every_form_of_a_decision(response, letter):
+    assert chosen_letter(with_letters(response, letter)) == letter
 
 
 @pytest.mark.parametrize("response", [response for kind in UNDECIDED.values() for response in kind])
-def test_no_letter_is_read_where_none_was_decided_for(response):
+def test_a_response_without_a_decision_has_no_letter(response):
     assert chosen_letter(response) is None
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations("ABCD")), ids="".join)
-def test_other_letters_for_the_options_never_decide(order):
-    """Each list, hedge and denial, with its letters in another order."""
+def test_an_undecided_response_has_no_letter_in_any_order(order):
+    """Lists, hedges and denials with their letters in another order."""
     swap = str.maketrans("ABCD", "".join(order))
-    said = [*UNDECIDED["a list"][1:2], *UNDECIDED["several"], *UNDECIDED["denied"], LIST]
-    assert [chosen_letter(response.translate(swap)) for response in said] == [None] * len(said)
+    responses = [*UNDECIDED["a list"][1:2], *UNDECIDED["several"], *UNDECIDED["denied"], LIST]
+    assert [chosen_letter(response.translate(swap)) for response in responses] == [None] * len(responses)
 
 
 @pytest.mark.parametrize(

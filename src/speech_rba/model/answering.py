@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.students import load_student
 from speech_rba.model.text import whole_sentences
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 BATCH = 128  # prompts answered at once; the answers do not depend on it
 
@@ -47,7 +51,14 @@ class AlignedStudent:
 
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
         self.student = load_student(base, dtype)
-        self.model = None
+        self.model: PeftModel | None = None
+        self.use_adapter(adapter)
+
+    def use_adapter(self, adapter: Path | None) -> None:
+        """Puts `adapter` in the place of the present one; None leaves the student without."""
+        if self.model is not None:
+            self.model.unload()  # in place: the student has its own layers again
+            self.model = None
         if adapter:
             from peft import PeftModel
 

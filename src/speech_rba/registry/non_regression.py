@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from speech_rba.config import Evaluate, Limits
 from speech_rba.data.measures import word_error_rate
-from speech_rba.evaluation.metrics import paired_bootstrap
+from speech_rba.evaluation.statistics import paired_bootstrap
 from speech_rba.records import Answer
 
 DIGITS = 9  # to which a difference is rounded, so that 0.80 - 0.75 is within a limit of 0.05

@@ -1,23 +1,26 @@
-"""Plots as inline SVG: colours and fonts are left to the page's CSS, so that one plot serves light and dark."""
+"""Plots as inline SVG: the page's CSS sets colours and fonts, so that one plot fits light and dark pages."""
 
 import html
 import io
 import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Placeholders for CSS variables: matplotlib wants colours, the page decides them. Systems are #fe0000, #fe0001, ...
+from speech_rba.report.results import Style
+
+# Placeholders for the CSS variables that set the colours. Systems are #fe0000, #fe0001, ...
 INK, MUTED, GRID = "#fe00a0", "#fe00a1", "#fe00a2"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
-MARKERS = "os^DvPX*"  # colour alone tells nothing to some readers
+MARKERS = "os^DvPX*"  # colour alone is not accessible to every reader
 GLYPHS = "●■▲◆▼✚✖★"
-STYLE = {
+STYLE: dict = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a dollar in a name is a dollar
+    "text.parse_math": False,  # else a dollar in a name starts a formula
     "svg.hashsalt": "speech-rba",  # the same plot gives the same bytes
     "font.size": 9,
     "text.color": INK,
@@ -41,41 +44,7 @@ STYLE = {
 }
 
 Estimate = tuple[float, float, float]  # mean, low, high
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a score is written: `label` with its unit, shown as value * `scale` with so many decimals."""
-
-    label: str
-    scale: float
-    decimals: int
-
-    def text(self, value: float, sign: str = "") -> str:
-        """`value` as written; `sign` is "+" for differences. What rounds to 0 has no minus."""
-        return f"{value * self.scale:{sign}z.{self.decimals}f}".replace("-", "−")
-
-
-METRICS = {
-    "accuracy": Metric("accuracy (%)", 100, 1),
-    "prompt_retrieval_mrr": Metric("question found by its answer (1/rank)", 1, 3),
-    "chrf": Metric("chrF2 of a sentence", 100, 1),
-    "unparsed": Metric("answers without a letter, wrong (%)", 100, 1),
-    "refused": Metric("requests refused (%)", 100, 1),
-    "followed": Metric("all instructions followed (%)", 100, 1),
-    "followed_loosely": Metric("all followed, loosely (%)", 100, 1),
-    "token_f1": Metric("token F1 (%)", 100, 1),
-    "teacher_similarity": Metric("teacher_similarity (cosine)", 1, 3),
-    "teacher_pmi": Metric(
-        "mutual information of answer and question under the teacher (nats per token)", 1, 2
-    ),
-    "teacher_logp": Metric("log-likelihood of the teacher's answer (nats per token)", 1, 2),
-}
-
-
-def metric_style(name: str) -> Metric:
-    """How to write the scores called `name`; one that is not known is written as it is."""
-    return METRICS.get(name, Metric(name.replace("_", " "), 1, 3))
+Values = Sequence[float] | np.ndarray
 
 
 def colour(index: int) -> str:
@@ -84,36 +53,24 @@ def colour(index: int) -> str:
 
 
 def points(
-    estimates: dict[int, dict[str, Estimate]],
-    categories: Sequence[str],
-    metric: str,
-    ceiling: Estimate | None,
+    estimates: dict[int, dict[str, Estimate]], categories: Sequence[str], style: Style, text: Estimate | None
 ) -> str:
-    """SVG: dots with intervals, one row a category from the top; `estimates` are by system index and category.
+    """SVG: dots with intervals, one row for each category; `estimates` are by system index and category.
 
-    `ceiling`, the text system's score, is a dashed line over a band.
+    `text`, the text system's score, is a dashed line over a band.
     """
-    style = metric_style(metric)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 0.55 + len(categories) * (0.16 + 0.1 * len(estimates))))
         axes = figure.subplots()
-        if ceiling:
-            value, low, high = (x * style.scale for x in ceiling)
+        if text:
+            value, low, high = (x * style.scale for x in text)
             axes.axvspan(low, high, color=colour(0), alpha=0.13, linewidth=0)
             axes.axvline(value, color=colour(0), linestyle="--", linewidth=1.3)
         for place, (index, by_category) in enumerate(estimates.items()):
+            offset = (place - (len(estimates) - 1) / 2) * 0.7 / len(estimates)
             for row, category in enumerate(categories):
                 if category in by_category:
-                    value, low, high = (x * style.scale for x in by_category[category])
-                    height = row + (place - (len(estimates) - 1) / 2) * 0.7 / len(estimates)
-                    axes.plot(
-                        [low, high],
-                        [height, height],
-                        color=colour(index),
-                        linewidth=1.6,
-                        solid_capstyle="round",
-                    )
-                    axes.plot(value, height, MARKERS[index % len(MARKERS)], color=colour(index), markersize=5)
+                    _point(axes, index, [x * style.scale for x in by_category[category]], row + offset)
         axes.set_yticks(range(len(categories)), categories)
         axes.set_ylim(len(categories) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -123,14 +80,21 @@ def points(
         return _svg(figure, f"{style.label} by {', '.join(categories)}")
 
 
+def _point(axes: Axes, index: int, estimate: Sequence[float], height: float) -> None:
+    """Draws the dot and the interval of one system."""
+    value, low, high = estimate
+    axes.plot([low, high], [height] * 2, color=colour(index), linewidth=1.6, solid_capstyle="round")
+    axes.plot(value, height, MARKERS[index % len(MARKERS)], color=colour(index), markersize=5)
+
+
 def lines(
-    series: dict[int, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[int, tuple[Values, Values]],
     xlabel: str,
     ylabel: str,
-    bands: dict[int, tuple[Sequence[float], Sequence[float]]] | None = None,
+    bands: Mapping[int, tuple[Values, Values]] | None = None,
     width: float = 3.5,
 ) -> str:
-    """SVG: one line a system index, each (x values, y values); `bands` are their (lows, highs)."""
+    """SVG: one line for each system index, (x values, y values); `bands` are their (lows, highs)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 2.4))
         axes = figure.subplots()
@@ -145,7 +109,7 @@ def lines(
 
 
 def wrapped(label: str) -> str:
-    """In lines that fit beside the smallest plot: the layout makes room for a label's height, not its width."""
+    """`label` in lines that fit the smallest plot: the layout makes room for its height alone."""
     return textwrap.fill(label, 30)
 
 
@@ -153,9 +117,10 @@ def _svg(figure: Figure, label: str) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
+    text = text[text.index("<svg") :]
     text = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.S
-    )  # styles the whole page
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.S
+    )  # it would style the whole page
     for placeholder, variable in VARIABLES.items():
         text = text.replace(placeholder, variable)
     text = re.sub(r"#fe00(\d\d)", lambda match: f"var(--s{int(match[1])})", text)

@@ -81,6 +81,8 @@ def run(
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         results = {"rows": judged.results} | {f"suite-{name}": j.results for name, j in judged_suites.items()}
         write_data_docs(folder / "data_docs", report, results)
+        counts = {key: report[key] for key in ("num_clips", "num_accepted", "num_quarantined", "reasons")}
+        (folder / "metrics.json").write_text(json.dumps(counts, indent=2))
     show(report)
 
 

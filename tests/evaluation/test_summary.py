@@ -1,0 +1,83 @@
+"""What DVC shows: dvc.yaml names files and columns that the stages write."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from speech_rba.evaluation.summary import CONDITION_FIELDS, write_summary
+
+ROOT = Path(__file__).parents[2]
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PLOTS = {name: plot for item in DVC["plots"] for name, plot in item.items()}
+
+
+def score(metric: str, system: str, condition: str, value: float) -> dict:
+    labels = {"suite": "quiz", "metric": metric, "system": system, "condition": condition}
+    return labels | {"value": value, "low": 0.0, "high": 1.0, "n": 4}
+
+
+SCORES = {
+    "scores": [
+        score("accuracy", "text", "text", 0.75),
+        score("accuracy", "sft", "babble", 0.5),
+        score("accuracy", "sft", "all", 0.51234),
+        score("token_f1", "sft", "all", 0.1),
+    ],
+    "wer": [
+        {"suite": "quiz", "condition": "clean", "asr_adapter": "student", "n": 3, "value": 0.1},
+        {"suite": "quiz", "condition": "babble", "asr_adapter": "student", "n": 1, "value": 0.5},
+    ],
+    "minutes": 4.567,
+}
+LOGS = {
+    "sft": [{"step": 1, "phase": "sft", "loss": 3.0}, {"step": 2, "phase": "sft", "loss": 2.0}],
+    "rba": [
+        {"step": 1, "phase": "sft", "loss": 3.0},
+        {"step": 2, "phase": "rba", "loss": 0.1, "reward": 0.4},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_summary(folder, SCORES, LOGS)
+    return folder
+
+
+def test_the_metrics_hold_the_main_scores_by_suite_metric_system_and_condition(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["quiz"]["accuracy"] == {"text": {"text": 0.75}, "sft": {"all": 0.5123}}
+    assert metrics["quiz"]["wer"] == {"student": 0.2}  # (3 * 0.1 + 1 * 0.5) / 4
+    assert metrics["minutes"] == 4.57 and "token_f1" not in metrics["quiz"]
+
+
+def test_the_loss_leaves_out_the_policy_loss_and_steps_without_a_value_are_null(folder):
+    loss, reward = (json.loads((folder / f"{name}.json").read_text()) for name in ("loss", "reward"))
+    assert loss == [{"step": 1, "sft": 3.0, "rba": 3.0}, {"step": 2, "sft": 2.0, "rba": None}]
+    assert reward == [{"step": 2, "sft": None, "rba": 0.4}]
+
+
+def test_every_metrics_file_lies_in_an_output_of_its_stage():
+    for path in map(Path, DVC["metrics"]):
+        assert str(path.parent) in DVC["stages"][path.parent.name]["outs"]
+        assert path.name in (ROOT / f"src/speech_rba/stages/{path.parent.name}.py").read_text() or (
+            path.name in (ROOT / "src/speech_rba/evaluation/summary.py").read_text()
+        )
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_plot_names_a_file_and_columns_that_evaluate_writes(folder, name):
+    plot = PLOTS[name]
+    ((path, columns),) = plot["y"].items()
+    assert Path(path).parent == Path("artifacts/evaluate")
+    file = folder / Path(path).name
+    if file.suffix == ".csv":
+        with open(file, encoding="utf-8") as lines:
+            assert {plot["x"], columns} <= set(next(csv.reader(lines))) == set(CONDITION_FIELDS)
+    else:
+        assert columns == "${align.methods}"
+        assert set(json.loads(file.read_text())[0]) == {plot["x"], *LOGS}
