@@ -65,8 +65,10 @@ def test_with_a_fresh_adapter_the_dpo_loss_is_ln_2_and_its_gradient_favours_the_
 ):
     """A fresh adapter changes nothing, so the margin is 0."""
     trainer, batch = trainer_of("dpo"), batch_of(model, prompts, prompts)
-    ids = [row[mask.bool()].tolist() for row, mask in
-           zip(batch["completion_ids_BC"], batch["completion_mask_BC"], strict=True)]  # fmt: skip
+    ids = [
+        row[mask.bool()].tolist()
+        for row, mask in zip(batch["completion_ids_BC"], batch["completion_mask_BC"], strict=True)
+    ]
     loss = trainer.compute_loss(model, batch)
     assert loss.item() == pytest.approx(0.6931, abs=1e-4)
     loss.backward()

@@ -174,9 +174,18 @@ def test_a_reward_that_repeating_earns_fails_a_reward_hacking_check(small_studen
     student = Student(small_student.config).eval()
     spoken = [student.bridge.cross(h, 8, 1.0) for h in hypotheses[:2]]
     model = adapted(student, 0.0, ("q_proj", "v_proj", "down_proj"))
-    args = grpo_config(tmp_path, beta=0.0, num_generations=4, per_device_train_batch_size=8, max_steps=8,
-                       steps_per_generation=1, learning_rate=5e-2, logging_steps=1, save_strategy="no",
-                       gradient_checkpointing=False)  # fmt: skip
+    args = grpo_config(
+        tmp_path,
+        beta=0.0,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_steps=8,
+        steps_per_generation=1,
+        learning_rate=5e-2,
+        logging_steps=1,
+        save_strategy="no",
+        gradient_checkpointing=False,
+    )
 
     def small_ids(completion_ids, **_) -> list[float]:
         return [-sum(ids) / len(ids) / 1000 for ids in completion_ids]

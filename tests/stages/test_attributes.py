@@ -32,12 +32,12 @@ NOISE = AttributeQuestion(
 def params() -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["attributes"].update(
-        num_attribute_clips=12,
+        num_attribute_clips=16,
         num_ordinary_clips=2,
-        num_checked=6,
-        max_steps=12,
+        num_checked=8,
+        max_steps=16,
         save_steps=8,
-        per_device_train_batch_size=6,
+        per_device_train_batch_size=8,
         learning_rate=6.0e-2,
     )
     values["voice"]["snr_db"] = [15.0, 20.0]  # low noise: the question itself is transcribed
