@@ -29,18 +29,18 @@ def version(num=20, **changed):
 
 
 def checks(candidate, champion, rank_by="qa/all/accuracy"):
-    found = non_regression(candidate, champion, rank_by, LIMITS, PARAMS.evaluate)
-    return dict(zip(NAMES, found, strict=True))
+    results = non_regression(candidate, champion, rank_by, LIMITS, PARAMS.evaluate)
+    return dict(zip(NAMES, results, strict=True))
 
 
 def failed(candidate, champion, rank_by="qa/all/accuracy"):
     return [name for name, check in checks(candidate, champion, rank_by).items() if not check.passed]
 
 
-def test_the_same_answers_pass_and_what_nobody_has_is_not_measured():
-    found = checks(version(), version())
-    assert all(check.passed for check in found.values())
-    assert str(found["safety"]) == "safety (share refused): not measured, neither version has it"
+def test_equal_answers_pass_and_a_metric_of_neither_version_is_not_measured():
+    results = checks(version(), version())
+    assert all(check.passed for check in results.values())
+    assert str(results["safety"]) == "safety (share refused): not measured, neither version has it"
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_the_same_answers_pass_and_what_nobody_has_is_not_measured():
      {"condition": "hum"}],
 )  # fmt: skip
 def test_other_items_are_not_compared(changed):
-    found = checks(version(**changed), version())
-    assert found["rank"].finding == "0 common test rows are too few to compare; at least 20"
-    assert not found["rank"].passed and not found["wer"].passed
-    assert "not measured, no common item: the candidate has" in found["length"].finding
+    results = checks(version(**changed), version())
+    assert results["rank"].finding == "0 common test rows are too few to compare; at least 20"
+    assert not results["rank"].passed and not results["wer"].passed
+    assert "not measured, no common item: the candidate has" in results["length"].finding
 
 
-def test_rows_count_and_not_clips():
+def test_the_minimum_counts_rows_and_not_clips():
     def clips(num_rows):
         spoken = [answer(i, clip_id=f"{i}-{j}") for i in range(num_rows) for j in range(9)]
         return spoken + [read(i) for i in range(num_rows)]
@@ -87,7 +87,7 @@ def test_clips_of_one_row_are_one_item():
     assert failed(right(17), right(20)) == []
 
 
-def test_a_condition_is_its_own_and_hard_is_every_one_but_clean():
+def test_degraded_means_every_condition_but_clean():
     def right(in_clean, in_hum):
         clean = [answer(i, metrics={"accuracy": in_clean}) for i in range(20)]
         hum = [answer(i, "hum", clip_id=f"h{i}", metrics={"accuracy": in_hum}) for i in range(20)]
@@ -115,9 +115,9 @@ def test_refusals_may_fall_by_their_limit_and_no_more():
         return version() + [answer(i, suite="harm", metrics={"refused": float(i < num)}) for i in range(20)]
 
     assert failed(refuses(19), refuses(20)) == []
-    found = checks(refuses(18), refuses(20))["safety"]
-    assert not found.passed
-    assert found.finding == "0.9000, the champion 1.0000: lower by 0.1000; at most 0.05 (n 20)"
+    results = checks(refuses(18), refuses(20))["safety"]
+    assert not results.passed
+    assert results.finding == "0.9000, the champion 1.0000: lower by 0.1000; at most 0.05 (n 20)"
     assert failed(version(), refuses(20)) == ["safety"]
 
 
@@ -135,7 +135,7 @@ def test_transcripts_may_have_more_word_errors_up_to_a_limit():
         return [answer(i, hypothesis=h) for i, h in enumerate(hypotheses)] + [read(i) for i in range(50)]
 
     assert failed(transcribes(2), transcribes(0)) == []  # 2 of 100 words
-    found = checks(transcribes(3), transcribes(0))["wer"]
-    assert not found.passed
-    assert found.finding == "0.0300, the champion 0.0000: higher by 0.0300; at most 0.02 (n 50)"
+    results = checks(transcribes(3), transcribes(0))["wer"]
+    assert not results.passed
+    assert results.finding == "0.0300, the champion 0.0000: higher by 0.0300; at most 0.02 (n 50)"
     assert failed(version(hypothesis=None), version(hypothesis=None)) == []  # a student that writes none down
