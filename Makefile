@@ -23,7 +23,7 @@ run: $(READY)  ## the whole pipeline: data, training, evaluation, report, a regi
 up: $(READY)  ## MLflow, Prefect and a worker, until Ctrl-C (docs/operate.md; ARGS="--mlflow-port 5001")
 	python -m flows.supervisor $(ARGS)
 
-test: types  ## linter, formatter, types and tests
+test: $(READY)  ## linter, formatter and tests
 	ruff check
 	ruff format --check
 	pytest -q -n 3 --dist loadfile --no-loadscope-reorder

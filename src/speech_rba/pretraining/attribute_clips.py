@@ -16,9 +16,9 @@ from speech_rba.synthesis.plan_clips import (
     draw_clip,
     draw_condition,
     draw_speech,
-    in_condition,
     setting_of,
 )
+from speech_rba.synthesis.record_clips import in_condition
 from speech_rba.synthesis.voices import voices
 
 BATCH = 32
@@ -46,7 +46,9 @@ def plan_attribute_clips(
         value = str(rng.choice(sorted(SETTINGS[question.name])))
         attribute = Attribute(name=question.name, value=value)
         setting, key = setting_of(attribute), f"{split}-manner-{i}"  # seeds: another key draws other clips
-        condition = str(rng.choice(setting.conditions)) if setting.conditions else draw_condition(voice, key)
+        condition = draw_condition(voice, key)
+        if setting.conditions:
+            condition = setting.conditions[rng.choice(len(setting.conditions))]
         speech = draw_speech(voice, key, allowed_voices, key, "attributes", split, question.prompt, setting)
         clip = draw_clip(voice, key, condition, speech)
         clips.append(AttributeClip(clip, attribute, question.answers[value]))
