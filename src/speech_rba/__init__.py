@@ -3,7 +3,7 @@
 import os
 
 # By default a waiting OpenMP thread spins for 200 ms and keeps its core from other processes: beside one busy
-# process a command took 8 times as long. libgomp reads this when torch loads it, so it is set before any import.
+# process a command took 8 times as long. libgomp reads this when torch loads, so it is set before any import.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Servers of this machine are reached directly, whatever proxy the environment names for others.
