@@ -144,7 +144,13 @@ def evaluated(place: Path, folders: dict[int, Path], methods: list[str], suites:
             os.symlink(adapter, place / name)
     if not (place / "evaluate").exists():
         paths = {argument: ARTIFACTS / name for argument, name in (INPUTS | SUITE_INPUTS).items()}
-        evaluate.run(evaluation_params(list(adapters)), methods=place, out=place / "evaluate", **paths)
+        evaluate.run(
+            evaluation_params(list(adapters)),
+            methods=place,
+            out=place / "evaluate",
+            metrics=place / "metrics",
+            **paths,
+        )
     return [a for a in read_jsonl(place / "evaluate/answers.jsonl", Answer) if a.split == "test"]
 
 

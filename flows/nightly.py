@@ -1,4 +1,4 @@
-"""The pipeline as it runs every night: in a clone, on the newest commit; its result is a commit of dvc.lock.
+"""The pipeline as it runs every night: in a clone, on the newest commit; the result is a commit of RESULTS.
 
 The branch `nightly` is the lineage: each of its commits names the data, the parameters and every output by
 hash. The clone is made by `prepare` before a worker first needs it; it shares the DVC cache of the project.
@@ -23,9 +23,9 @@ from speech_rba.config import change_params, read_yaml
 from speech_rba.errors import UserError
 
 BRANCH = "nightly"
-WAITING = (
-    "nightly-waiting"  # takes the results while the project has BRANCH checked out: git refuses a push to it
-)
+# Takes the results while the project has BRANCH checked out: git refuses a push to it.
+WAITING = "nightly-waiting"
+RESULTS = ("dvc.lock", "metrics")  # what a run writes and Git keeps
 # In the clone's git config: branch and commit of the project that ran last, and the clone's commit then
 LAST_BRANCH, LAST_COMMIT, CLONE_COMMIT = "speech-rba.branch", "speech-rba.commit", "speech-rba.own"
 PARAMS = Path("params.yaml")
@@ -175,7 +175,7 @@ def ran_last(clone: Path, commit: str) -> str:
 
 
 def merge(clone: Path, base: str, commit: str, message: str) -> None:
-    """The clone holds the changes from `base` to `commit`, committed; of dvc.lock it keeps its version.
+    """The clone holds the changes from `base` to `commit`, committed; of RESULTS it keeps its version.
 
     Raises:
         UserError: both sides changed the same lines of another file; nothing is merged.
@@ -184,11 +184,11 @@ def merge(clone: Path, base: str, commit: str, message: str) -> None:
         git("merge-recursive", base, "--", "HEAD", commit, where=clone)
     except UserError as error:
         conflicts = git("diff", "--name-only", "--diff-filter=U", where=clone).splitlines()
-        if conflicts != ["dvc.lock"]:
+        if not conflicts or not all(name.startswith(RESULTS) for name in conflicts):
             git("reset", "-q", "--hard", where=clone)
             raise UserError(how_to_mend(clone, commit, conflicts) if conflicts else str(error)) from error
-        git("checkout", "-q", "--ours", "dvc.lock", where=clone)
-        git("add", "dvc.lock", where=clone)
+        git("checkout", "-q", "--ours", *conflicts, where=clone)
+        git("add", *conflicts, where=clone)
     tree = git("write-tree", where=clone).strip()
     is_new = git("rev-list", "-n", "1", commit, "^HEAD", where=clone)
     if is_new or tree != git("rev-parse", "HEAD^{tree}", where=clone).strip():
@@ -232,12 +232,12 @@ def start_from_champion() -> None:
 
 
 def save(clone: Path, message: str) -> tuple[str, str]:
-    """The commit that holds dvc.lock and params.yaml, and the branch of the project that now names it.
+    """The commit that holds RESULTS and params.yaml, and the branch of the project that now names it.
 
     The branch is `nightly`, or WAITING while the project has `nightly` checked out; the next run merges
     WAITING.
     """
-    commit_files(clone, "dvc.lock", "params.yaml", message=["Record what a run made", message])
+    commit_files(clone, *RESULTS, "params.yaml", message=["Record what a run made", message])
     trees = git("worktree", "list", "--porcelain", where=source(clone)).splitlines()
     branch = WAITING if f"branch refs/heads/{BRANCH}" in trees else BRANCH
     refs = [f"HEAD:refs/heads/{branch}"]
@@ -253,6 +253,7 @@ def save(clone: Path, message: str) -> tuple[str, str]:
 
 def commit_files(clone: Path, *names: str, message: list[str]) -> None:
     """A commit holds these files, if they changed; each part of its message is a paragraph."""
+    names = tuple(name for name in names if (clone / name).exists())
     git("add", *names, where=clone)
     if git("status", "--porcelain", *names, where=clone):
         paragraphs = [word for part in message for word in ("-m", part)]

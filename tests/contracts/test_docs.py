@@ -27,7 +27,7 @@ TRACKED_PATH = re.compile(
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([\w-]+))?\)")
 PARAMETER = re.compile(rf"[`' ]((?:{'|'.join(PARAMS)})\.[a-z]\w*(?:\.[a-z]\w*)*)[`=:' ]")
-MAKE = re.compile(r"(?:`|^    |&& )make ([a-z_]+)", re.MULTILINE)
+MAKE = re.compile(r"(?:`|^    |&& )make ([a-z_-]+)", re.MULTILINE)
 GROWING = {"evaluate.suites"}  # its keys are the user's
 
 PRIVATE_WORDS = re.compile(
@@ -46,6 +46,11 @@ PRIVATE_WORDS = re.compile(
 )
 # `chosen` is TRL's name for the preferred answer, so DPO may use it.
 PRIVATE_NAMES = {"asked", "chosen", "found", "like", "mine", "own", "said", "some", "told", "wanted", "what"}
+OTHER_USES = {  # words of English texts that are read, and a key that seeds are drawn from
+    "src/speech_rba/evaluation/parsing.py": {"doubt"},
+    "tests/evaluation/test_parsing.py": {"doubt"},
+    "src/speech_rba/pretraining/attribute_clips.py": {"manner"},
+}
 WITHOUT_WORD_CHECK = re.compile(
     r"data/|artifacts/|LICENSE|NOTICE|requirements|\.dvc/|tests/contracts/test_docs\.py|.*\.(png|lock|safetensors)$"
 )
@@ -190,7 +195,8 @@ def test_no_private_word_is_left():
             continue
         text = path.read_text()
         for number, line in enumerate(text.splitlines(), 1):
-            hits += [f"{name}:{number}: {match[0]}" for match in PRIVATE_WORDS.finditer(line)]
+            words = {match[0] for match in PRIVATE_WORDS.finditer(line)} - OTHER_USES.get(name, set())
+            hits += [f"{name}:{number}: {word}" for word in sorted(words)]
         if path.suffix == ".py":
             allowed = {"chosen"} if path.stem == "dpo" else set()
             hits += [f"{name}:{number}: the variable {word}" for number, word in private_names(text, allowed)]

@@ -11,6 +11,7 @@ from speech_rba.evaluation.summary import CONDITION_FIELDS, write_summary
 
 ROOT = Path(__file__).parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+WRITTEN = ("scores.json", "accuracy.csv", "loss.json", "reward.json")
 PLOTS = {name: plot for item in DVC["plots"] for name, plot in item.items()}
 
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_the_metrics_hold_the_main_scores_by_suite_metric_system_and_condition(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "scores.json").read_text())
     assert metrics["quiz"]["accuracy"] == {"text": {"text": 0.75}, "sft": {"all": 0.5123}}
     assert metrics["quiz"]["wer"] == {"student": 0.2}  # (3 * 0.1 + 1 * 0.5) / 4
     assert metrics["minutes"] == 4.57 and "token_f1" not in metrics["quiz"]
@@ -61,19 +62,24 @@ def test_the_loss_leaves_out_the_policy_loss_and_steps_without_a_value_are_null(
     assert reward == [{"step": 2, "sft": None, "rba": 0.4}]
 
 
-def test_every_metrics_file_lies_in_an_output_of_its_stage():
-    for path in map(Path, DVC["metrics"]):
-        assert str(path.parent) in DVC["stages"][path.parent.name]["outs"]
-        assert path.name in (ROOT / f"src/speech_rba/stages/{path.parent.name}.py").read_text() or (
-            path.name in (ROOT / "src/speech_rba/evaluation/summary.py").read_text()
-        )
+def test_git_and_not_dvc_keeps_the_metrics_and_plots():
+    """A clone then has those of every commit, without DVC's cache."""
+    stage = DVC["stages"]["evaluate"]
+    files = [item for item in (*stage["outs"], *stage["metrics"]) if isinstance(item, dict)]
+    kept = {path for item in files for path, options in item.items() if options == {"cache": False}}
+    assert {path for plot in PLOTS.values() for path in plot["y"]} < kept
+    assert kept == {f"metrics/evaluate/{name}" for name in WRITTEN}
+
+
+def test_the_files_are_those_that_dvc_yaml_lists(folder):
+    assert {file.name for file in folder.iterdir()} == set(WRITTEN)
 
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_plot_names_a_file_and_columns_that_evaluate_writes(folder, name):
     plot = PLOTS[name]
     ((path, columns),) = plot["y"].items()
-    assert Path(path).parent == Path("artifacts/evaluate")
+    assert Path(path).parent == Path("metrics/evaluate")
     file = folder / Path(path).name
     if file.suffix == ".csv":
         with open(file, encoding="utf-8") as lines:

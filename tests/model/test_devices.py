@@ -53,7 +53,7 @@ def test_the_fake_gpu_refuses_a_tensor_of_the_cpu():
 
 @pytest.fixture(scope="module")
 def aligned(small_student) -> PeftModel:
-    """A student with two layers and an untrained adapter."""
+    """A student with two layers and an new adapter."""
     student = Student(small_student.config).eval()
     return get_peft_model(student, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
 

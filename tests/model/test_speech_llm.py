@@ -297,7 +297,7 @@ def test_every_method_trains_it_and_a_loaded_adapter_answers_alike(project):
         align.run(project, method, **inputs, gate=Path("gate"), out=Path("align") / method)
     check_adapter(folder["base"], Path("align/sft"))
     inputs |= {name: folder[name] for name in ("suites", "suite_features")}
-    evaluate.run(project, methods=Path("align"), out=Path("out"), **inputs)
+    evaluate.run(project, methods=Path("align"), out=Path("out"), metrics=Path("metrics"), **inputs)
     answers = read_jsonl(Path("out/answers.jsonl"), Answer)
     systems = {"text", "cascade", "base", *methods}
     assert {a.system for a in answers} == systems

@@ -104,13 +104,13 @@ def test_attribute_features_change_only_answers_to_speech_that_asks_about_them(s
     soft = small_student.bridge.cross(hypotheses[0], top_k=1, temperature=1.0)
     text = one_hot_tokens(soft.ids[:, 0].tolist(), 384)
     completion = [student.tokenizer("Paris.").input_ids]
-    untrained = logps(student, [text], [0], completion)
+    without_head = logps(student, [text], [0], completion)
     head.offset.weight.fill_(0.5)
     head.question.bias[-1] = -1.0  # log-odds that any query asks about the last attribute
-    assert torch.allclose(logps(student, [soft], [0], completion), untrained, atol=1e-5)
+    assert torch.allclose(logps(student, [soft], [0], completion), without_head, atol=1e-5)
     head.question.bias[-1] = 1.0
-    assert torch.allclose(logps(student, [text], [0], completion), untrained, atol=1e-5)
-    assert not torch.allclose(logps(student, [soft], [0], completion), untrained, atol=0.01)
+    assert torch.allclose(logps(student, [text], [0], completion), without_head, atol=1e-5)
+    assert not torch.allclose(logps(student, [soft], [0], completion), without_head, atol=0.01)
 
 
 @torch.no_grad()

@@ -125,6 +125,7 @@ def evaluated(project) -> dict[tuple[str, str], str]:
             "base",
             "align",
             "evaluate",
+            "metrics",
         )
         evaluate.run(params(), *map(Path, names))
     return {(a.clip_id, a.system): a.response for a in read_jsonl(project / "evaluate/answers.jsonl", Answer)}

@@ -71,7 +71,7 @@ def test_config_facts_and_model_card_are_saved(trained):
     assert config["base_model_name_or_path"].startswith("pypi:")
     facts = json.loads((folder / "asr_adapter.json").read_text())
     assert (facts["num_texts"], facts["num_clips"], facts["num_checked"]) == (4, 24, 1)
-    assert "make asr_adapter" in (folder / "README.md").read_text()
+    assert "make asr-adapter" in (folder / "README.md").read_text()
 
 
 def test_the_base_student_transcribes_with_the_adapter(trained, params, tmp_path):
@@ -86,7 +86,7 @@ def test_the_base_student_transcribes_with_the_adapter(trained, params, tmp_path
 
 def test_an_adapter_of_another_tower_is_refused(tmp_path, params):
     (tmp_path / "asr_adapter.json").write_text('{"audio_tower": "openai/whisper-large-v3"}')
-    expected = r"was trained for openai/whisper-large-v3, .* run `make asr_adapter`"
+    expected = r"was trained for openai/whisper-large-v3, .* run `make asr-adapter`"
     with pytest.raises(ValueError, match=expected):
         base.run(params, tmp_path, ROOT / "artifacts/attributes", tmp_path / "base")
     assert not (tmp_path / "base").exists()

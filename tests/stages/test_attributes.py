@@ -71,7 +71,7 @@ def test_the_student_learns_to_answer_about_noise_in_held_out_voices(inputs, par
     run(params)
     facts = json.loads(Path("out/attributes.json").read_text())
     assert facts["num_ordinary_clips"] == 2 and facts["before"]["noise"] < 0.5 < 0.7 < facts["after"]["noise"]
-    assert "make asr_adapter" in Path("out/README.md").read_text()
+    assert "make asr-adapter" in Path("out/README.md").read_text()
     head = AttributeHead(
         small_student.config.audio_width,
         len(small_student.suffix_ids),

@@ -23,7 +23,7 @@ from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, re
 from speech_rba.stages import evaluate
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("synthesize", "features", "suites", "suite_features", "validate", "base", "align", "out")
+NAMES = ("synthesize", "features", "suites", "suite_features", "validate", "base", "align", "out", "metrics")
 SPLITS = ("test", "test", "validation", "validation")
 CONDITIONS = ("clean", "telephone")
 
@@ -209,10 +209,10 @@ def test_scores_hold_both_splits_word_error_rates_and_checks(scores):
 
 
 def test_the_metrics_for_dvc_hold_a_score_of_every_system(out):
-    summary = json.loads((out / "metrics.json").read_text())
+    summary = json.loads((out.parent / "metrics/scores.json").read_text())
     assert set(summary["alignment"]["teacher_similarity"]) == {"text", "cascade", "base", "sft"}
     assert summary["alignment"]["wer"] == {"Whisper": 0, "student": 1} and summary["minutes"] >= 0
-    with open(out / "accuracy.csv", encoding="utf-8") as file:
+    with open(out.parent / "metrics/accuracy.csv", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == []  # no suite has an accuracy
 
 

@@ -107,7 +107,7 @@ class Inputs:
         self.write_part("spoken_qa", "suites/spoken_qa", "suite_features/spoken_qa")
         write_jsonl(self.folder / "suites/spoken_qa/questions.jsonl", [QUESTION, *self.questions])
         (self.folder / "suites/spoken_qa/report.json").write_text(json.dumps({"causes": {"no answer": 3}}))
-        names = ["rows", "voice", "features", "suites", "suite_features", "out"]
+        names = ["rows", "voice", "features", "suites", "suite_features", "out", "metrics"]
         validate.run(PARAMS, *(self.folder / name for name in names))
         return json.loads((self.folder / "out/report.json").read_text())
 

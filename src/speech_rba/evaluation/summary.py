@@ -81,8 +81,8 @@ def is_distillation(row: dict) -> bool:
 
 
 def write_summary(folder: Path, scores: dict, logs: dict[str, list[dict]]) -> None:
-    """Writes metrics.json, accuracy.csv, loss.json and reward.json."""
-    (folder / "metrics.json").write_text(json.dumps(summary(scores), indent=2))
+    """Writes scores.json, accuracy.csv, loss.json and reward.json."""
+    (folder / "scores.json").write_text(json.dumps(summary(scores), indent=2) + "\n")
     write_csv(folder / "accuracy.csv", condition_rows(scores))
     for name, rows in curves(logs).items():
-        (folder / f"{name}.json").write_text(json.dumps(rows))
+        (folder / f"{name}.json").write_text(json.dumps(rows) + "\n")

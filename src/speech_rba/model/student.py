@@ -241,5 +241,5 @@ def check_audio_tower(asr_adapter: Path, audio_tower: str) -> None:
     if trained_for != audio_tower:
         raise UserError(
             f"{asr_adapter} was trained for {trained_for}, assets.audio_tower is {audio_tower}: run "
-            "`make asr_adapter`, or set base.asr_adapter to false"
+            "`make asr-adapter`, or set base.asr_adapter to false"
         )

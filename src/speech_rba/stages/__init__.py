@@ -27,6 +27,7 @@ from speech_rba.errors import UserError
 
 ROOT = Path(__file__).parents[3]  # the source tree: the package is installed editable
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+OUTPUTS = ("out", "metrics")  # the arguments of a stage that it writes
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 
 
@@ -40,7 +41,7 @@ def main(run: Callable[..., None]) -> None:
     set_up_libraries()
     arguments = vars(argument_parser(run).parse_args())
     try:
-        check_inputs({name: value for name, value in arguments.items() if name != "out"})
+        check_inputs({name: value for name, value in arguments.items() if name not in OUTPUTS})
         run(load_params(), **arguments)
     except UserError as error:
         sys.exit(f"error: {error}")

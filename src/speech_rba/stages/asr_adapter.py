@@ -4,7 +4,7 @@ of the audio tower and its model card.
 Its texts are written for it by the teacher, with another seed than those of alignment: an adapter trained on
 the texts of alignment transcribes them better than any other text, which leaves alignment nothing to learn.
 Speech is degraded anew at each step. The training takes longer than a nightly run should, so the result is
-committed and the stage is frozen in dvc.yaml; `make asr_adapter` trains it again.
+committed and the stage is frozen in dvc.yaml; `make asr-adapter` trains it again.
 """
 
 import json
@@ -80,7 +80,7 @@ def card(params: Params, facts: dict) -> str:
     clean_after, degraded_after = facts["wer_after"]
     return f"""# ASR adapter of speech-rba
 
-A LoRA adapter (rank {settings.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make asr_adapter` in \
+A LoRA adapter (rank {settings.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make asr-adapter` in \
 {facts["minutes"]:.0f} minutes.
 
 - Data: {facts["num_texts"]} texts by the teacher (seed {settings.texts.seed}), {facts["num_clips"]} clips; \

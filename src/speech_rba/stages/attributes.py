@@ -4,7 +4,7 @@
 The head gives the student paralinguistic attributes of a clip, which no transcript holds, such as the
 speaker's gender or background noise. It is trained on spoken questions about them with known answers, and on
 ordinary questions, which it must leave alone. As the ASR adapter, it is committed and its stage is frozen in
-dvc.yaml; `make asr_adapter` trains both again.
+dvc.yaml; `make asr-adapter` trains both again.
 """
 
 import json
@@ -158,7 +158,7 @@ def card(params: Params, facts: dict) -> str:
     )
     return f"""# Attribute head of speech-rba
 
-It passes paralinguistic attributes of a clip on to the language model. Made by `make asr_adapter` in \
+It passes paralinguistic attributes of a clip on to the language model. Made by `make asr-adapter` in \
 {facts["minutes"]:.0f} minutes.
 
 - Input: the mean and deviation over time of the states of the first encoder layer (with the ASR adapter), \

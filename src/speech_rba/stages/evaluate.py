@@ -1,4 +1,4 @@
-"""Held-out clips and all systems -> artifacts/evaluate: answers, scores, and metrics and plots for DVC."""
+"""Held-out clips and all systems -> artifacts/evaluate: answers and scores; metrics/evaluate for DVC."""
 
 import json
 import time
@@ -34,6 +34,7 @@ def run(
     base: Path,
     methods: Path,
     out: Path,
+    metrics: Path,
 ) -> None:
     """Scores every system's answer to every held-out clip, and to every prompt as text.
 
@@ -55,6 +56,7 @@ def run(
     with publish(out) as folder:
         write_jsonl(folder / "answers.jsonl", answers)
         (folder / "scores.json").write_text(json.dumps(scores, indent=2))
+    with publish(metrics) as folder:
         write_summary(folder, scores, {m: read_log(methods / m) for m in params.align.methods})
     print(f"{len(answers)} answers of {len(scores['systems'])} systems in {scores['minutes']:.1f} minutes")
 

@@ -55,7 +55,14 @@ class Judgement:
 
 
 def run(
-    params: Params, rows: Path, voice: Path, features: Path, suites: Path, suite_features: Path, out: Path
+    params: Params,
+    rows: Path,
+    voice: Path,
+    features: Path,
+    suites: Path,
+    suite_features: Path,
+    out: Path,
+    metrics: Path,
 ) -> None:
     """Publishes the report, and the clips that break no rule; the gate decides whether they are enough.
 
@@ -81,8 +88,9 @@ def run(
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         results = {"rows": judged.results} | {f"suite-{name}": j.results for name, j in judged_suites.items()}
         write_data_docs(folder / "data_docs", report, results)
+    with publish(metrics) as folder:
         counts = {key: report[key] for key in ("num_clips", "num_accepted", "num_quarantined", "reasons")}
-        (folder / "metrics.json").write_text(json.dumps(counts, indent=2))
+        (folder / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
     show(report)
 
 
