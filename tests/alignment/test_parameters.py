@@ -311,7 +311,7 @@ REFUSED = [
     ({"rba": {"kl_coef": math.nan}}, "align.rba.kl_coef: "),
     ({"rba": {"reward_weights": {"chrf": math.nan}}}, "align.rba.reward_weights.chrf: .*finite"),
     ({"rba": {"reward_weights": dict.fromkeys(WEIGHTS, 0.0)}}, "every weight is 0"),
-    ({"rba": {"num_generations": 3}}, "= 32 answers a step, .* = 3 .*: set it to 2, 4, 8, 16, 32"),
+    ({"rba": {"num_generations": 3}}, "= 32 answers a step, .* = 3: set it to 2, 4, 8, 16, 32"),
     ({"sft": {"max_steps": 0}}, "align.sft.max_steps is 0"),
     ({"rba": {"max_steps": 0}}, "align.rba.max_steps is 0"),
     ({"rba": {"reward_weights": {"instructions": 1.0}}}, "synthesize.num_constrained is 0: set it above 0"),

@@ -56,7 +56,7 @@ def tree(tmp_path_factory, small_student, hypotheses, questions) -> Path:
     package = tree / "src/speech_rba"
     (package / "alignment/methods/toy.py").write_text(TOY_METHOD)
     append(package / "alignment/rewards.py", TOY_REWARD)
-    add_parameters(package / "config.py")
+    add_parameters(package / "config/params.py")
     values = yaml.safe_load((tree / "params.yaml").read_text())
     values["align"] |= {
         "methods": ["toy", "rba"],
@@ -81,7 +81,7 @@ def add_parameters(config: Path) -> None:
     }
     text = config.read_text()
     for old, new in replacements.items():
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in config.py"
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {config}"
         text = text.replace(old, new)
     config.write_text(text)
 

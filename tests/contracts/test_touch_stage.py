@@ -71,8 +71,8 @@ def project(tmp_path_factory) -> Path:
     for file in ("dvc.yaml", "params.yaml", "requirements.lock"):
         shutil.copy(ROOT / file, copy)
     (copy / "src/speech_rba/stages/toy.py").write_text(STAGE)
-    with open(copy / "dvc.yaml", "a") as file:
-        file.write(ENTRY)
+    stages = copy / "dvc.yaml"
+    stages.write_text(stages.read_text().replace("stages:\n", f"stages:{ENTRY}\n", 1))
     with open(copy / "params.yaml", "a") as file:
         file.write("\ntoy:\n  factor: 3\n")
     groups = copy / "src/speech_rba/config/params.py"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from speech_rba.config import ALIGNMENT_METRICS, SUITE_METRICS
+from speech_rba.config.checks import ALIGNMENT_METRICS, SUITE_METRICS
 from speech_rba.evaluation.scorers import CORPUS_SCORERS, METRICS, SCORERS, score_response
 from speech_rba.records import Instruction, Question
-from speech_rba.suites.tables import SCORED_BY
+from speech_rba.suites.kinds import KINDS
 
 NO_COMMA = Instruction(name="punctuation:no_comma", arguments={})
 GOOD_NIGHT = Instruction(name="startend:end_checker", arguments={"end_phrase": "good night"})
@@ -38,7 +38,7 @@ def test_an_open_question_has_no_metric_of_its_response_alone():
 
 
 def test_every_kind_of_the_suite_reader_has_a_scorer():
-    assert set(SCORERS) == set(SCORED_BY) >= set(CORPUS_SCORERS)
+    assert set(SCORERS) == set(KINDS) >= set(CORPUS_SCORERS)
 
 
 def test_every_metric_that_can_rank_methods_is_described():

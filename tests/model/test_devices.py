@@ -21,7 +21,7 @@ from speech_rba.model.logps import mutual_information, sequence_logps
 from speech_rba.model.student import Student
 from speech_rba.pretraining.attributes import AttributeExample, AttributeTrainer
 from speech_rba.pretraining.attributes import collate as collate_attributes
-from speech_rba.synthesis.teacher import write
+from speech_rba.synthesis.teacher import Decoding, write
 from speech_rba.synthesis.voices.voices import speak
 
 ROOT = Path(__file__).parents[2]
@@ -80,11 +80,11 @@ def test_clips_are_transcribed_and_answered(small_student, monkeypatch):
 
 def test_the_teacher_writes(small_student):
     model, tokenizer = small_student.language_model, small_student.tokenizer
-    prompts, sampling = tokenizer(["One, two", "One, four"]).input_ids, SAMPLED | {"seed": 1}
-    del sampling["batch_size"]
+    prompts = tokenizer(["One, two", "One, four"]).input_ids
     stop_V = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+    sampling = {key: SAMPLED[key] for key in ("max_new_tokens", "temperature", "top_p")}
     with fake_gpu(model):
-        assert len(write(model, tokenizer, prompts, stop_V=stop_V, **sampling)) == 2
+        assert len(write(model, tokenizer, prompts, Decoding(seed=1, stop_V=stop_V, **sampling))) == 2
 
 
 def test_completions_have_log_probabilities(small_student, examples):

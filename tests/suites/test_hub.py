@@ -88,7 +88,9 @@ def test_a_subset_is_fetched_at_its_commit(tmp_path, hub):
     assert sorted(path.name for path in folder.iterdir()) == ["source.json", "test-00000-of-00001.parquet"]
     assert not folder.joinpath("test-00000-of-00001.parquet").is_symlink()
     assert json.loads((folder / "source.json").read_text())["revision"] == COMMIT
-    assert done.stdout.endswith("Add to params.yaml, below evaluate.suites:\n  no_harm: outside/no-harm\n")
+    assert done.stdout.endswith(
+        "Next: add to params.yaml, below evaluate.suites:\n  no_harm: outside/no-harm\n"
+    )
     assert list((tmp_path / "outside").iterdir()) == [folder]
     [recording], _ = read_suite(folder)
     assert recording.question.refuse  # by the fetched subset, whatever the name of the folder

@@ -100,7 +100,10 @@ def _checked(text: bytes, path: Path) -> Params:
 def _message(error: ErrorDetails) -> str:
     if not error["loc"]:  # a check of several groups: its message names the keys
         return error["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})"
+    message = f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}"
+    if isinstance(error["input"], dict):  # a check of a group: its message names the keys
+        return message
+    return f"{message} (got {error['input']!r})"
 
 
 def _set(values: dict[str, Any], name: str, value: object) -> None:
