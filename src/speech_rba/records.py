@@ -12,19 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speech_rba.errors import UserError
 
-Condition = Literal[
-    "clean",
-    "white_noise",
-    "pink_noise",
-    "hum",
-    "babble",
-    "room",
-    "telephone",
-    "clipped",
-    "hesitant",
-    "muffled",
-    "packet_loss",
-]
+Condition = str  # a recording condition: a key of voice.conditions in params.yaml
 ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
 RECORDED = "recorded"  # the voice and engine of a clip that is no synthesized speech
 

@@ -48,6 +48,8 @@ def test_a_range_has_two_ordered_bounds_and_no_number_is_infinite(tmp_path):
     ):
         with pytest.raises(UserError, match=f"voice.rate: .*{message}"):
             load_params(changed(tmp_path, lambda v, wrong=wrong: v["voice"].update(rate=wrong)))
+    with pytest.raises(UserError, match=r"voice.conditions.hum.snr_db: .*put the lower bound first"):
+        load_params(changed(tmp_path, lambda v: v["voice"]["conditions"]["hum"].update(snr_db=[2.0, 1.0])))
     with pytest.raises(UserError, match=r"voice.max_duration_s: .*finite"):
         load_params(changed(tmp_path, lambda v: v["voice"].update(max_duration_s=float("inf"))))
 

@@ -46,8 +46,8 @@ def test_mlflow_refuses_the_names_that_the_pattern_refuses():
         ("spoken_qa/all", "with a suite of alignment, attributes, spoken_qa"),
         ("spoken_qa/all/accuracy/", "with a suite of alignment, attributes, spoken_qa"),
         ("other/all/accuracy", "with a suite of alignment, attributes, spoken_qa"),
-        ("spoken_qa/noisy/accuracy", "set its condition to one of all, degraded, clean, white_noise"),
-        ("spoken_qa/text/accuracy", "set its condition to one of all, degraded, clean, white_noise"),
+        ("spoken_qa/noisy/accuracy", "set its condition to one of all, degraded, babble, clean"),
+        ("spoken_qa/text/accuracy", "set its condition to one of all, degraded, babble, clean"),
         ("spoken_qa/all/token_f1", "set its metric of spoken_qa to one of accuracy"),
         ("spoken_qa/all/unparsed", "set its metric of spoken_qa to one of accuracy"),  # less of it is better
         ("alignment/all/accuracy", "set its metric of alignment to one of token_f1"),

@@ -17,7 +17,9 @@ from speech_rba.report.tables import gain_table
 from speech_rba.report.tables import score_table as page_table
 from speech_rba.report.wording import headline, is_comparable, sign
 
-SETTINGS = load_params().evaluate.model_copy(update={"num_bootstrap": 50})
+PARAMS = load_params()
+CONDITIONS = list(PARAMS.voice.conditions)
+SETTINGS = PARAMS.evaluate.model_copy(update={"num_bootstrap": 50})
 SYSTEMS = ["text", "cascade", "base", "sft"]
 
 
@@ -116,6 +118,7 @@ def results_of(answers: list[Answer], recording) -> Results:
         "clips": {a.clip_id: clip_of(a) for a in spoken},
         "features": {a.clip_id: feature_of(a) for a in spoken},
         "answers": answers,
+        "conditions": CONDITIONS,
         "scores": scores_of(answers),
         "recordings": {a.clip_id: recording for a in spoken},
     }
@@ -217,9 +220,9 @@ def test_examples_vary_in_condition_then_voice_and_begin_with_degraded_ones():
         )
         for number, (condition, voice) in enumerate(clips)
     ]
-    assert pick_examples(answers, 2) == ["2", "1"]  # one of each condition, in another voice
-    assert pick_examples(answers, 4) == ["2", "4", "1", "0"]
-    assert len(pick_examples(answers, 9)) == 5
+    assert pick_examples(answers, CONDITIONS, 2) == ["2", "1"]  # one of each condition, in another voice
+    assert pick_examples(answers, CONDITIONS, 4) == ["2", "4", "1", "0"]
+    assert len(pick_examples(answers, CONDITIONS, 9)) == 5
 
 
 def test_word_diff_marks_the_words_that_differ():

@@ -40,7 +40,9 @@ def params() -> Params:
         per_device_train_batch_size=8,
         learning_rate=6.0e-2,
     )
-    values["voice"]["snr_db"] = [15.0, 20.0]  # low noise: the question itself is transcribed
+    for ranges in values["voice"]["conditions"].values():
+        if "snr_db" in ranges:
+            ranges["snr_db"] = [15.0, 20.0]  # low noise: the question itself is transcribed
     return Params.model_validate(values)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from speech_rba.data.measures import measure
 from speech_rba.records import (
     Attribute,
     Clip,
-    Condition,
     Message,
     Quarantined,
     Question,
@@ -39,6 +37,7 @@ LIMITS = Validate(
     leak_ngram=5,
 )
 PROJECT = load_params(Path(__file__).parents[2] / "params.yaml")
+CONDITIONS = list(PROJECT.voice.conditions)
 SUITES = PROJECT.evaluate.model_copy(update={"suites": {"spoken_qa": "data/suites/spoken_qa"}})
 PARAMS = PROJECT.model_copy(update={"evaluate": SUITES, "validate_": LIMITS})
 QUESTION = Question(id="q1", prompt="Which two rivers meet in the city of Lyon?", answers=["Rhone"])
@@ -75,7 +74,7 @@ class Inputs:
         self.folder, self.rows, self.clips, self.features, self.questions = folder, [], [], [], []
         for place in ("voice", "suites/spoken_qa"):
             (folder / place / "clips").mkdir(parents=True)
-        for number, condition in enumerate(get_args(Condition)):
+        for number, condition in enumerate(CONDITIONS):
             self.add(f"r{number}", f"Tell me about thing {number}", condition=condition)
             held_out = {"voice": "held", "heldout_voice": True, "heldout_condition": condition == "muffled"}
             self.add("t1", "Sing a song for me", split="test", condition=condition, **held_out)
@@ -134,7 +133,10 @@ class Inputs:
         """The report on one part of the data."""
         clips = self.clip_set(suite)
         aligned = suite == "alignment"
-        rules = validate.aligned_rules(LIMITS) if aligned else validate.suite_rules(clips.clips, LIMITS)
+        if aligned:
+            rules = validate.aligned_rules(LIMITS, CONDITIONS)
+        else:
+            rules = validate.suite_rules(clips.clips, LIMITS)
         return validate.judge(clips, LIMITS, rules).report()
 
     def quarantine(self) -> dict[str, list[str]]:
@@ -369,7 +371,7 @@ def test_leaks_and_shared_texts_among_accepted_clips_violate_critical_rules(inpu
     inputs.add("leak", QUESTION.prompt)
     inputs.add("late", "Sing a song for me")
     table = build_clip_table(inputs.clip_set(), LIMITS.leak_ngram)
-    checks = contract.check(accepted_lines(table, {}), contract.accepted_rules()).checks
+    checks = contract.check(accepted_lines(table, {}), contract.accepted_rules(CONDITIONS)).checks
     assert failed({"checks": checks}) == {"text_in_one_split", "no_benchmark_text"}
 
 

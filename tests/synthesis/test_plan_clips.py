@@ -8,7 +8,13 @@ import pytest
 from speech_rba.config import Voice, load_params
 from speech_rba.errors import UserError
 from speech_rba.records import Attribute, Clip, Message, Question, Row, Sampling
-from speech_rba.synthesis.conditions import CONDITIONS, DEGRADED, TRAINED_DEGRADED, check_conditions
+from speech_rba.synthesis.conditions import (
+    CONDITIONS,
+    DEGRADED,
+    TRAINED_DEGRADED,
+    check_conditions,
+    check_ranges,
+)
 from speech_rba.synthesis.plan_clips import SETTINGS, is_dealt, plan_questions, plan_rows, setting_of
 from speech_rba.synthesis.voices.voices import VOICES, training_voices
 
@@ -98,6 +104,32 @@ def test_seven_test_rows_cover_every_condition_and_six_do_not(voice):
     check_conditions(planned(7))
     with pytest.raises(UserError, match=r"6 test rows are too few.*packet_loss would be missing: raise"):
         check_conditions(planned(6))
+
+
+def test_the_parameters_list_the_conditions_in_their_order():
+    check_ranges(PARAMS.voice)
+    assert list(PARAMS.voice.conditions) == list(CONDITIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loud": {"gain_db": [1.0, 2.0]}}, "loud has the ranges gain_db in .* and is missing in"),
+        ({"loud": {}}, "loud has no range in .* and is missing in"),
+        ({"hum": {}}, "hum has no range in .* and has the ranges snr_db in"),
+        ({"clean": {"snr_db": [1.0, 2.0]}}, "clean has the ranges snr_db in .* and has no range in"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_conditions_are_an_error_that_names_both_files(voice, change, message):
+    changed = voice.model_copy(update={"conditions": voice.conditions | change})
+    with pytest.raises(UserError, match=rf"{message} CONDITIONS of src/.*/conditions\.py"):
+        plan(changed, [row(0, "train", "Why?")])
+
+
+def test_a_condition_that_the_parameters_do_not_list_is_an_error(voice):
+    fewer = {name: ranges for name, ranges in voice.conditions.items() if name != "muffled"}
+    with pytest.raises(UserError, match=r"muffled is missing in voice\.conditions of params\.yaml and has"):
+        plan(voice.model_copy(update={"conditions": fewer}), [row(0, "train", "Why?")])
 
 
 def test_a_share_is_dealt_evenly_and_is_never_empty():

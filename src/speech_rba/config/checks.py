@@ -1,9 +1,9 @@
 """What several groups of params.yaml must agree on. Each check raises ValueError with the keys to change."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from speech_rba.records import ALIGNMENT, Condition
+from speech_rba.records import ALIGNMENT
 
 if TYPE_CHECKING:
     from speech_rba.config.params import Params
@@ -25,7 +25,7 @@ def check_rank_by(params: "Params") -> None:
         )
     metrics = ALIGNMENT_METRICS if suite == ALIGNMENT else SUITE_METRICS
     for part, name, allowed in (
-        ("condition", rest[0], ("all", "degraded", *get_args(Condition))),
+        ("condition", rest[0], ("all", "degraded", *params.voice.conditions)),
         (f"metric of {suite}", rest[1], metrics),
     ):
         if name not in allowed:

@@ -90,12 +90,8 @@ class Voice(Group):
     rate: Range
     pitch_semitones: Range
     level_db: Range
-    snr_db: Range
-    rt60_s: Range
-    drive_db: Range
-    cutoff_hz: Range
-    lost_share: Range
     max_duration_s: Positive
+    conditions: dict[str, dict[str, Range]]
 
 
 class AsrAdapterTexts(Group):

@@ -9,7 +9,6 @@ from pathlib import Path
 from speech_rba.errors import UserError
 from speech_rba.records import ALIGNMENT, Answer
 from speech_rba.report.results import Results
-from speech_rba.report.tables import CONDITIONS
 
 WordMatches = list[tuple[str, bool]]  # each word, and whether the other text has it too
 
@@ -18,16 +17,19 @@ def examples(results: Results, num_examples: int) -> list[dict]:
     """Examples of clips that this project makes: a page may not copy the recordings of other suites."""
     suites = {clip.suite for clip in results.clips.values()}
     answers = [answer for answer in results.answers if answer.suite in suites]
-    return [example(results, clip_id) for clip_id in pick_examples(answers, num_examples)]
+    return [example(results, clip_id) for clip_id in pick_examples(answers, results.conditions, num_examples)]
 
 
-def pick_examples(answers: list[Answer], num_examples: int) -> list[str]:
-    """Clip ids: conditions, voices and suites in turn, degraded conditions first. Scores do not matter."""
+def pick_examples(answers: list[Answer], conditions: list[str], num_examples: int) -> list[str]:
+    """Clip ids: conditions, voices and suites in turn, degraded conditions first. Scores do not matter.
+
+    Of conditions with equally many examples, the last of `conditions` is next.
+    """
     candidates = {answer.clip_id: answer for answer in answers if answer.clip_id}
     counts: Counter[tuple[str, str]] = Counter()
     picked: list[Answer] = []
     while candidates and len(picked) < num_examples:
-        best = min(candidates.values(), key=lambda answer: example_rank(answer, counts))
+        best = min(candidates.values(), key=lambda answer: example_rank(answer, conditions, counts))
         picked.append(candidates.pop(best.clip_id))
         counts.update(example_groups(best))
     picked.sort(key=lambda answer: answer.condition == "clean")  # stable
@@ -40,10 +42,10 @@ def example_groups(answer: Answer) -> list[tuple[str, str]]:
     return [("condition", answer.condition), pair, ("voice", answer.voice), ("suite", answer.suite)]
 
 
-def example_rank(answer: Answer, counts: Counter[tuple[str, str]]) -> tuple:
+def example_rank(answer: Answer, conditions: list[str], counts: Counter[tuple[str, str]]) -> tuple:
     """A sort key: the clip whose groups have the fewest examples is next."""
     rare = [counts[group] for group in example_groups(answer)]
-    return rare, -CONDITIONS.index(answer.condition), answer.clip_id
+    return rare, -conditions.index(answer.condition), answer.clip_id
 
 
 def example(results: Results, clip_id: str) -> dict:

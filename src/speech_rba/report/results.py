@@ -31,6 +31,7 @@ class Results:
     clips: dict[str, Clip]
     features: dict[str, Feature]
     answers: list[Answer]
+    conditions: list[str]  # in the order of the tables
     scores: dict
     synthesis: dict
     voice: dict

@@ -1,13 +1,9 @@
 """The tables of the page, as dicts that the template shows."""
 
 from collections import Counter
-from typing import get_args
 
-from speech_rba.records import Condition
 from speech_rba.report.results import Results, plain
 from speech_rba.report.wording import MIN_ROWS, sign
-
-CONDITIONS = get_args(Condition)
 
 
 def score_tables(results: Results) -> list[dict]:
@@ -26,7 +22,7 @@ def score_table(results: Results, suite: str, metric: str) -> dict:
     """
     cells = score_cells(results, suite, metric)
     spoken = {condition for system in cells for condition in cells[system] if system != "text"}
-    conditions = [condition for condition in ("all", *CONDITIONS) if condition in spoken]
+    conditions = [condition for condition in ("all", *results.conditions) if condition in spoken]
     mark_best(cells, conditions, results.methods)
     return {
         "suite": suite,
@@ -98,7 +94,7 @@ def gain_table(results: Results, suite: str) -> dict:
             paired.setdefault(f"{row['a']} − {row['b']}", {})[row["condition"]] = cell
     present = {condition for cells in [*recovery.values(), *paired.values()] for condition in cells}
     return labels | {
-        "conditions": [name for name in ("all", "degraded", *CONDITIONS, "text") if name in present],
+        "conditions": [name for name in ("all", "degraded", *results.conditions, "text") if name in present],
         "recovery": list(recovery.items()),
         "paired": list(paired.items()),
     }

@@ -1,7 +1,6 @@
 """The outputs of all stages before -> artifacts/report/index.html, one page."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,22 +56,23 @@ def run(
     inputs = Inputs(
         synthesize, voice, features, suites, suite_features, validation, gate, methods, evaluation
     )
-    results = load_results(inputs, params.align.methods, list(params.evaluate.suites))
+    results = load_results(inputs, params)
     page = render(results, params.report.num_examples)
     with publish(out) as folder:
         (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"report: {out / 'index.html'}, {len(page) / 2**20:.1f} MiB")
 
 
-def load_results(inputs: Inputs, methods: Sequence[str], suites: list[str]) -> Results:
+def load_results(inputs: Inputs, params: Params) -> Results:
     """What the page shows.
 
     Raises:
-        UserError: `methods` are not those that were scored.
+        UserError: `align.methods` are not those that were scored.
     """
+    methods, suites = params.align.methods, list(params.evaluate.suites)
     scores = _json(inputs.evaluation / "scores.json")
     scored = [system for system in scores["systems"] if system not in REFERENCES]
-    if list(methods) != scored:
+    if methods != scored:
         raise UserError(
             f"align.methods are {methods}, but {inputs.evaluation} scored {scored}; run evaluate again"
         )
@@ -84,6 +84,7 @@ def load_results(inputs: Inputs, methods: Sequence[str], suites: list[str]) -> R
         clips={clip.id: clip for clip in clips},
         features=feature_table([features for _, features in sources.values()]),
         answers=[answer for answer in answers if answer.split == "test"],
+        conditions=list(params.voice.conditions),
         scores=scores,
         synthesis=_json(inputs.synthesize / "report.json"),
         voice=_json(inputs.voice / "report.json"),

@@ -74,7 +74,8 @@ def run(
     limits, names = params.validate_, list(params.evaluate.suites)
     questions = {name: read_jsonl(suites / name / "questions.jsonl", Question) for name in names}
     written = read_jsonl(rows / "rows.jsonl", Row)
-    judged = judge(clip_set(voice, features, written, questions), limits, aligned_rules(limits))
+    rules = aligned_rules(limits, list(params.voice.conditions))
+    judged = judge(clip_set(voice, features, written, questions), limits, rules)
     judged_suites = {}
     for name in names:
         clips = clip_set(suites / name, suite_features / name, [], {name: questions[name]})
@@ -102,9 +103,9 @@ def clip_set(folder: Path, features: Path, rows: list[Row], questions: dict[str,
     return ClipSet(clips, read_jsonl(features / "table.jsonl", Feature), rows, questions, unreadable)
 
 
-def aligned_rules(limits: Validate) -> Rules:
-    """The rules for the clips of synthesized rows."""
-    return Rules(contract.row_rules(limits), contract.table_rules(), contract.accepted_rules())
+def aligned_rules(limits: Validate, conditions: list[str]) -> Rules:
+    """The rules for the clips of synthesized rows, which are recorded in these conditions."""
+    return Rules(contract.row_rules(limits), contract.table_rules(), contract.accepted_rules(conditions))
 
 
 def suite_rules(clips: list[Clip], limits: Validate) -> Rules:

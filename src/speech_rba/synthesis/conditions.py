@@ -1,12 +1,11 @@
 """The recording conditions by name: the strength that each draws, and its change of the audio or the text.
 
-A condition touches two files: records.py names it in `Condition`, and CONDITIONS has its entry. A range that
-no other condition draws from is a parameter of the group `voice`.
+A condition touches two files: CONDITIONS has its entry, and `voice.conditions` of params.yaml the ranges that
+its strengths are drawn from.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from speech_rba.records import Clip, Condition
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.disfluency import hesitant
 
-Strength = dict[str, float]  # by the name of its range in `Voice`
+Strength = dict[str, float]  # by the name of its range
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Degradation:
     """What a condition does: `degrade` changes the audio, `reword` the text before it is spoken."""
 
     degrade: Callable[[np.ndarray, Draw], np.ndarray] = lambda audio, _: audio
-    strengths: tuple[str, ...] = ()  # the ranges of `Voice` that it draws from
+    strengths: tuple[str, ...] = ()  # the names of its ranges, in the order of the draws
     strength_text: str = ""  # a format of the strengths, with their unit, for readers
     is_noise: bool = False  # an attribute question calls it noisy
     heldout: bool = False  # of the test split alone: no training clip is in it
@@ -78,7 +77,6 @@ CONDITIONS: dict[Condition, Degradation] = {
         heldout=True,
     ),
 }
-assert tuple(CONDITIONS) == get_args(Condition), "records.Condition names the conditions, in this order"
 
 DEGRADED: tuple[Condition, ...] = tuple(name for name in CONDITIONS if name != "clean")
 NOISES: tuple[Condition, ...] = tuple(name for name in CONDITIONS if CONDITIONS[name].is_noise)
@@ -89,9 +87,40 @@ SOUND: tuple[Condition, ...] = tuple(name for name in DEGRADED if not CONDITIONS
 
 
 def draw_strength(name: Condition, voice: Voice, rng: np.random.Generator) -> Strength:
-    """How much the condition `name` degrades one clip, by the name of each range."""
-    ranges = {strength: getattr(voice, strength) for strength in CONDITIONS[name].strengths}
-    return {strength: round(augment.draw_between(limits, rng), 3) for strength, limits in ranges.items()}
+    """How much the condition `name` degrades one clip, by the name of each range.
+
+    Raises:
+        UserError: the parameters and CONDITIONS differ.
+    """
+    check_ranges(voice)
+    ranges = voice.conditions[name]
+    return {
+        strength: round(augment.draw_between(ranges[strength], rng), 3)
+        for strength in CONDITIONS[name].strengths
+    }
+
+
+def check_ranges(voice: Voice) -> None:
+    """Nothing, if the parameters hold the ranges of every condition and no others.
+
+    Raises:
+        UserError: a condition or a range is missing or unknown.
+    """
+    for name in {**voice.conditions, **CONDITIONS}:
+        given = sorted(voice.conditions[name]) if name in voice.conditions else None
+        needed = sorted(CONDITIONS[name].strengths) if name in CONDITIONS else None
+        if given != needed:
+            raise UserError(
+                f"the condition {name} {_described(given)} in voice.conditions of params.yaml and "
+                f"{_described(needed)} in CONDITIONS of src/speech_rba/synthesis/conditions.py: "
+                "make both files equal"
+            )
+
+
+def _described(strengths: list[str] | None) -> str:
+    if strengths is None:
+        return "is missing"
+    return f"has the ranges {', '.join(strengths)}" if strengths else "has no range"
 
 
 def in_turn(names: Sequence[Condition], first: int, num: int) -> list[Condition]:
