@@ -327,16 +327,13 @@ def test_the_page_is_the_same_every_time_and_links_data_docs_that_exist(artifact
 
 
 def test_the_page_fits_a_phone_and_plays_every_clip_in_a_browser(artifacts):
-    executable = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if executable is None:
+    if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the page was not opened")
     from playwright.sync_api import sync_playwright
 
     errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 420, "height": 900})
         opened.on("console", lambda message: errors.append(message.text))
         opened.on("pageerror", lambda error: errors.append(str(error)))
