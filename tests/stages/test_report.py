@@ -311,7 +311,7 @@ def test_the_page_shows_counts_unparsed_shares_and_corpus_scores(page):
     assert page.count("1,200") == 1
     num_cells = 1 + 4 * 6  # of text, and of 4 systems in 6 columns
     assert page.count("<small>25.0 % of choices unparsed</small>") == num_cells
-    assert "<td>12.3</td><td>45.6</td><td>50</td>" in page
+    assert re.search(r"<td>12.3</td>\s*<td>45.6</td>\s*<td>50</td>", page)
     assert "<td>67.8</td>" in page and page.count("<td>32.1</td>") == len(SHARES)
     assert "<td>–</td>" in page  # the forgetting rate where the text system follows nothing
 
@@ -321,22 +321,19 @@ def test_the_page_is_the_same_every_time_and_links_data_docs_that_exist(artifact
     (tmp_path / "validate/data_docs").mkdir()
     (tmp_path / "validate/data_docs/index.html").write_text("")
     run(PARAMS, **artifacts | {"validation": tmp_path / "validate", "out": tmp_path / "again"})
-    link = ' <a href="../validate/data_docs/index.html">Great Expectations Data Docs</a>'
+    link = '  <a href="../validate/data_docs/index.html">Great Expectations Data Docs</a>\n'
     again = (tmp_path / "again/index.html").read_text()
     assert link in again and again.replace(link, "") == page
 
 
 def test_the_page_fits_a_phone_and_plays_every_clip_in_a_browser(artifacts):
-    executable = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if executable is None:
+    if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the page was not opened")
     from playwright.sync_api import sync_playwright
 
     errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 420, "height": 900})
         opened.on("console", lambda message: errors.append(message.text))
         opened.on("pageerror", lambda error: errors.append(str(error)))

@@ -17,7 +17,7 @@ from speech_rba.model.text import whole_sentences
 if TYPE_CHECKING:
     from peft import PeftModel
 
-BATCH = 128  # prompts answered at once; the answers do not depend on it
+BATCH = 64  # prompts answered together; the answers do not depend on it
 
 
 @dataclass(frozen=True)

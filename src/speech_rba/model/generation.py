@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from speech_rba.compute.device import GROUPED_ATTENTION
+from speech_rba.compute.threads import map_batches
 
 SHORT = 128  # new tokens a row; above, the table of scores is too large to keep
 
@@ -164,11 +165,17 @@ def generate(
     draw = functools.partial(sample, temperature=temperature, top_p=top_p, generator=generator)
     stop_V = _stop_tokens(model, eos_token_id, stop_V)
     rows: list[Row] = [[] for _ in range(len(prompts) * num_generations)]
-    for places in _batches(prompts, max(1, batch_size // num_generations)):
+
+    @torch.inference_mode()
+    def complete(places: list[int]) -> int:
         batch = _prefilled(model, prefix, [prompts[i] for i in places], num_generations)
         batch_rows = [rows[i * num_generations + g] for i in places for g in range(num_generations)]
         _decode(model, batch, batch_rows, draw, max_new_tokens, stop_V)
-        on_batch(len(places))
+        return len(places)
+
+    map_greedily = map_batches if temperature == 0 else map  # draws follow the order of the batches
+    for num_complete in map_greedily(complete, _batches(prompts, max(1, batch_size // num_generations))):
+        on_batch(num_complete)
     if logps is not None:
         logps[:] = [[logp for _, logp in row] for row in rows]
     return [[token for token, _ in row] for row in rows]

@@ -1,6 +1,6 @@
 """The report page: one HTML file with headline, tables, figures and examples.
 
-The template beside this file is read from the source tree, where the package is installed editable.
+The templates are read from the source tree, where the package is installed editable.
 """
 
 from pathlib import Path
@@ -56,9 +56,9 @@ def render(results: Results, num_examples: int) -> str:
 
 
 def environment() -> Environment:
-    """Jinja with the constants and functions that the template uses."""
+    """Jinja with the constants and functions that the templates use."""
     jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

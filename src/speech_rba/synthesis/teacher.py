@@ -14,6 +14,8 @@ from speech_rba.model.generation import ends, generate
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
 from speech_rba.synthesis.filters import SPEAKABLE
 
+GREEDY_BATCH = 32  # prompts answered together; greedy answers in float32 do not depend on it
+
 
 @dataclass(frozen=True)
 class Text:
@@ -66,8 +68,8 @@ def write(
     prompts: list[list[int]],
     decoding: Decoding,
 ) -> list[Text]:
-    """The model's text after each prompt, all in one batch; the ids that all prompts begin with are computed
-    once."""
+    """The model's text after each prompt, sampled in one batch; the ids that all prompts begin with are
+    computed once."""
     if not prompts:
         return []
     eos = tokenizer.eos_token_id
@@ -85,7 +87,7 @@ def write(
         top_p=decoding.top_p,
         eos_token_id=eos,
         seed=decoding.seed,
-        batch_size=len(prompts),
+        batch_size=GREEDY_BATCH if decoding.temperature == 0 else len(prompts),
         stop_V=decoding.stop_V,
     )
     kept = [[token for token in row if token not in ends_of_text] for row in rows]
