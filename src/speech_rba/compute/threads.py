@@ -17,7 +17,7 @@ def map_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -
     each.
 
     The operations of a small model are short, and threads that share one wait for each other most of the
-    time: 256 greedy answers take 33 to 55 s with two batches at once and 107 to 155 s with two threads a batch.
+    time: 256 greedy answers take 33 s with two batches at once and 107 s with two threads a batch.
     Contexts of torch (no_grad, autocast) belong to a thread: `function` enters those that it needs.
     """
     num_threads = torch.get_num_threads() if device().type == "cpu" else 1
