@@ -17,6 +17,22 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LONG = (  # minutes, or waiting for servers
+    "test_supervisor.py",
+    "test_pipeline.py",
+    "test_served.py",
+    "test_parameters.py",
+    "test_rba.py",
+    "test_attributes.py",
+    "test_align.py",
+    "test_speech_llm.py",
+    "test_server.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files start first: one that started last would keep one worker busy and the others idle."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
