@@ -6,7 +6,6 @@ import torch
 from tqdm import tqdm
 
 from speech_rba.compute.device import fast_products
-from speech_rba.compute.threads import map_batches
 from speech_rba.evaluation.items import Item
 from speech_rba.evaluation.metrics import token_f1
 from speech_rba.model.answering import AlignedStudent
@@ -44,14 +43,11 @@ def reference_scores(
     """{token_f1, teacher_similarity, teacher_logp} of answers to synthesized rows, by place in `items`."""
     places = [place for place, item in enumerate(items) if item.reference]
     places.sort(key=lambda place: length_key(items[place].prompt, items[place].reference))
-
-    def logps_of(batch: list[int]) -> list[float]:
-        return teacher_logps(answering, [prompts[i] for i in batch], [items[i].reference for i in batch])
-
     scores = {}
-    for batch, logps in zip(batches(places), map_batches(logps_of, batches(places, "score")), strict=True):
+    for batch in batches(places, "score"):
         references = [items[place].reference for place in batch]
         cosines = (embed([responses[place] for place in batch]) * embed(references)).sum(-1).tolist()
+        logps = teacher_logps(answering, [prompts[place] for place in batch], references)
         for place, cosine, logp in zip(batch, cosines, logps, strict=True):
             f1 = token_f1(responses[place], items[place].reference)
             scores[place] = {"token_f1": f1, "teacher_similarity": cosine, "teacher_logp": logp}
@@ -87,15 +83,12 @@ def add_pmi(student: SpeechStudent, prompts: dict[tuple[str, str], str], answers
     judged = [answer for answer in answers if (answer.suite, answer.row_id) in prompts]
     pairs = list({((a.suite, a.row_id), a.response): None for a in judged if a.response.strip()})
     pairs.sort(key=lambda pair: length_key(prompts[pair[0]], pair[1]))
-
-    def information(batch: list[Pair]) -> list[float]:
+    values: dict[Pair, float] = {}
+    for batch in batches(pairs, "mutual information"):
         written = student.text_prompts([prompts[row] for row, _ in batch])
         ids = student.tokenizer([response for _, response in batch], add_special_tokens=False).input_ids
         with fast_products(student.device):
-            return mutual_information(student, written, ids)
-
-    by_batch = map_batches(information, batches(pairs, "mutual information"))
-    values = dict(zip(pairs, (value for batch in by_batch for value in batch), strict=True))
+            values |= dict(zip(batch, mutual_information(student, written, ids), strict=True))
     for answer in judged:
         answer.metrics["teacher_pmi"] = values.get(((answer.suite, answer.row_id), answer.response), 0.0)
 

@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from speech_rba.compute.device import fast_dtype
-from speech_rba.compute.threads import map_batches
 from speech_rba.config import Params
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
@@ -144,7 +143,7 @@ def transcribe_round(transcribe_batch: Transcribe, voice: Path, clips: list[Clip
     audio = [load(voice, clip)[: MAX_SECONDS * SAMPLING_RATE] for clip in clips]
     audio = [a if len(a) else np.zeros(SAMPLING_RATE // 2, dtype=np.float32) for a in audio]
     batches = (audio[i : i + BATCH] for i in range(0, len(audio), BATCH))
-    hypotheses = [h for batch in map_batches(transcribe_batch, batches) for h in batch]
+    hypotheses = [h for batch in batches for h in transcribe_batch(batch)]
     partial_file = path.with_suffix(".partial")
     save_hypotheses(partial_file, hypotheses)
     partial_file.replace(path)

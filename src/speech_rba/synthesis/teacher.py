@@ -14,7 +14,7 @@ from speech_rba.model.generation import ends, generate
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
 from speech_rba.synthesis.filters import SPEAKABLE
 
-GREEDY_BATCH = 32  # prompts answered together; greedy answers in float32 do not depend on it
+GREEDY_BATCH = 64  # prompts answered together; greedy answers in float32 do not depend on it
 
 
 @dataclass(frozen=True)
