@@ -191,7 +191,8 @@ def store_answers(folder: Path, clips: list[Path]) -> None:
 
 def describe(tags: dict[str, str], gate_result: dict, scores: dict) -> str:
     """The description of a version, Markdown: how its method was selected, its checks, its scores."""
-    selection = "chosen by {rank_by} on validation: {validation_score}, on test {test_score}".format(**tags)
+    on_validation, on_test = (f"{float(tags[name]):.3f}" for name in ("validation_score", "test_score"))
+    selection = f"chosen by {tags['rank_by']} on validation: {on_validation}, on test {on_test}"
     checks = [*gate_result["checks"], *scores["reward_hacking"][tags["method"]]]
     lines = [f"Method **{tags['method']}**, {selection}", "", *check_table(checks), "", *score_table(scores)]
     return "\n".join(lines)
