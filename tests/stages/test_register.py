@@ -163,7 +163,7 @@ def test_the_best_method_becomes_the_candidate(pipeline):
     assert version.tags["reward_hacking"] == "length_drift"
     assert (version.tags["validation_score"], version.tags["test_score"]) == ("0.45", "0.4")
     assert (
-        "Method **rba**, chosen by alignment/all/token_f1 on validation: 0.45, on test 0.4"
+        "Method **rba**, chosen by alignment/all/token_f1 on validation: 0.450, on test 0.400"
         in version.description
     )
     assert "| length_drift | True | False | 3.5 | at most 1.5 |" in version.description
