@@ -179,7 +179,7 @@ def test_a_reward_that_repeating_earns_fails_a_reward_hacking_check(small_studen
         beta=0.0,
         num_generations=4,
         per_device_train_batch_size=8,
-        max_steps=8,
+        max_steps=5,
         steps_per_generation=1,
         learning_rate=5e-2,
         logging_steps=1,
