@@ -52,7 +52,8 @@ OTHER_USES = {  # words of English texts that are read, and a key that seeds are
     "src/speech_rba/pretraining/attribute_clips.py": {"manner"},
 }
 WITHOUT_WORD_CHECK = re.compile(
-    r"data/|artifacts/|LICENSE|NOTICE|requirements|\.dvc/|tests/contracts/test_docs\.py|.*\.(png|lock|safetensors)$"
+    r"data/|artifacts/|LICENSE|NOTICE|requirements|\.dvc/|tests/contracts/test_docs\.py"
+    r"|.*\.(png|lock|safetensors)$"
 )
 
 

@@ -37,7 +37,7 @@ class RewardBatch:
 def teacher_pmi(batch: RewardBatch) -> list[float]:
     """Mutual information of completion and written query under the teacher, nats a token.
 
-    The student without its adapter is the teacher: config.py refuses this reward for another teacher.
+    The student without its adapter is the teacher: config/ refuses this reward for another teacher.
     """
     written = [example.written for example in batch.examples]
     with batch.model.disable_adapter():

@@ -66,7 +66,7 @@ def check(table: pd.DataFrame, rules: list[Rule]) -> Checked:
 def _results(table: pd.DataFrame, rules: list[Rule]) -> list[ExpectationValidationResult]:
     """One result for each rule, in their order: a validated suite has an order of its columns."""
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]  # its type has more keys
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]  # it has more keys
     asset = context.data_sources.add_pandas("contract").add_dataframe_asset("clips")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
     suite = gx.ExpectationSuite("contract")

@@ -42,8 +42,8 @@ _END = r"(?=\s*(?:$|[^\w\s⟨⟪]|(?:because|since|as|and|but|due|given|which|wh
 _SURE = rf"(?:⟪([A-D*])⟫|⟨([A-D*])⟩{_END})"  # not an article before a noun, as in `So A man ...`
 _FILL = (
     r"(?:(?:the|option|choice|letter|answer|number|correct|right|best|only|one|my|clearly|definitely|probably"
-    r"|likely|most|therefore|thus|simply|actually|indeed|obviously|first|second|third|fourth|last|both|either|that"
-    r"|to|be|with|for|really|still|going)[\s,:]+){0,6}"
+    r"|likely|most|therefore|thus|simply|actually|indeed|obviously|first|second|third|fourth|last|both"
+    r"|either|that|to|be|with|for|really|still|going)[\s,:]+){0,6}"
 )
 _IS = r"(?:'s|\s+(?:is|was|(?:would|should|must|will|has to|have to|ought to) be))"
 
@@ -81,8 +81,8 @@ CONCLUSIONS = (
     ),
     re.compile(rf"\b(?i:it|that|this)(?i:{_IS}|'d be|'ll be)\s*:?\s*(?i:{_FILL}){_SURE}"),
     re.compile(  # so B
-        r"\b(?i:think|believe|guess|say|suppose|so|therefore|thus|hence|then|but|rather|no|wait|actually|finally"
-        r"|definitely|clearly|obviously|certainly|surely|conclude|instead|probably|likely|means|correction)\b"
+        r"\b(?i:think|believe|guess|say|suppose|so|therefore|thus|hence|then|but|rather|no|wait|actually"
+        r"|finally|definitely|clearly|obviously|certainly|surely|conclude|instead|probably|likely|means|correction)\b"
         rf"[\s,:.!-]*(?i:{_FILL}){_SURE}"
     ),
     re.compile(  # B is correct

@@ -52,7 +52,7 @@ def log_pipeline(run_id: str, params: Params, scores: dict, methods: Path, repor
         mlflow.MlflowClient().log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
     for path, md5 in data_hashes().items():
         source = CodeDatasetSource({"dvc": path})
-        dataset = MetaDataset(source, name=path, digest=md5)  # type: ignore[abstract]  # MLflow makes it so too
+        dataset = MetaDataset(source, name=path, digest=md5)  # type: ignore[abstract]  # as MLflow does
         mlflow.log_input(dataset, context="training")
     mlflow.log_artifacts(str(report), "report")
 

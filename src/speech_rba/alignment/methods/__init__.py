@@ -1,7 +1,7 @@
 """The alignment methods, one a file: methods/NAME.py holds the class `Method` of the method NAME of
 align.methods.
 
-Its parameters are the group align.NAME of params.yaml, typed in config.py. Nothing else names a method.
+Its parameters are the group align.NAME of params.yaml, typed in config/. Nothing else names a method.
 """
 
 from importlib import import_module

@@ -68,7 +68,7 @@ class Method:
 
 
 def samples_per_step(align: Align) -> int:
-    """Completions of a step of reinforcement; groups of `num_generations` fill it (config.py)."""
+    """Completions of a step of reinforcement; groups of `num_generations` fill it (config/)."""
     return 2 * align.per_device_train_batch_size
 
 
