@@ -20,10 +20,23 @@ if TYPE_CHECKING:
 BATCH = 64  # prompts answered together; the answers do not depend on it
 
 
+NOTHING_HEARD = "I heard no speech. Please say it again."
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a transcript; its probability is the product of its tokens' posteriors."""
+
+    text: str
+    probability: float
+
+
 @dataclass(frozen=True)
 class AnswerResult:
     hypothesis: str | None  # None of a student without a transcript
     response: str
+    words: tuple[Word, ...] = ()
+    no_speech: str | None = None  # why nothing was transcribed
 
 
 def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray]], list[AnswerResult]]:
