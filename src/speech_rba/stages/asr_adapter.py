@@ -15,9 +15,12 @@ from speech_rba.config import Params
 from speech_rba.data.measures import word_error_rate
 from speech_rba.model.audio_tower import AudioTower, load_audio_tower, transcribe
 from speech_rba.pretraining.asr_adapter import save_interpolated, train
-from speech_rba.pretraining.asr_speech import SpeechPairs, training_order
+from speech_rba.pretraining.asr_speech import SpeechPairs, Spoken, training_order
+from speech_rba.pretraining.asr_texts import composed, sentences
+from speech_rba.pretraining.natural_speech import record_natural
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
+from speech_rba.synthesis.teacher import load_teacher
 from speech_rba.synthesis.voices import voices
 
 NUM_CHECKED = 96  # held-out texts that the model card's word error rates are from
@@ -29,33 +32,69 @@ def run(params: Params, data: Path, rows: Path, out: Path) -> None:
     settings, audio_tower = params.asr_adapter, params.assets.audio_tower
     work = workdir("asr_adapter", params, rows / "rows.jsonl", data / "topics.txt")
     tower = load_audio_tower(audio_tower, None)
-    speech, heldout = training_and_heldout_speech(params, data, rows)
-    facts = {"audio_tower": audio_tower, "num_texts": len(speech.texts), "num_clips": len(speech)}
-    facts |= {"num_checked": len(heldout), "wer_before": word_error_rates(tower, heldout)}
+    speech, checks = training_and_heldout_speech(params, texts_of(params, data, rows, work), data, work)
+    facts = {"audio_tower": audio_tower, "num_texts": len(speech.spoken.texts), "num_clips": len(speech)}
+    facts |= {"num_checked": len(checks["natural"]), "before": check(tower, checks)}
     model, log = train(tower, speech, settings, work)
     with publish(out, work) as folder:
         save_interpolated(model, audio_tower, settings.weight_interpolation, folder)
         adapted = load_audio_tower(audio_tower, folder)
-        facts |= {"minutes": log.minutes(), "wer_after": word_error_rates(adapted, heldout)}
+        facts |= {"minutes": log.minutes(), "after": check(adapted, checks)}
         (folder / "asr_adapter.json").write_text(json.dumps(facts, indent=2) + "\n")
         (folder / "README.md").write_text(card(params, facts))
-    before, after = facts["wer_before"], facts["wer_after"]
-    print(f"asr_adapter: word error rate of clean and degraded speech {before} before, {after} after")
+    print(f"asr_adapter: word error rates {facts['before']} before, {facts['after']} after")
 
 
-def training_and_heldout_speech(params: Params, data: Path, rows: Path) -> tuple[SpeechPairs, SpeechPairs]:
-    """The speech of training, and that of test texts in held-out voices."""
-    settings, written = params.asr_adapter, read_jsonl(rows / "rows.jsonl", Row)
-    texts = [row.prompt for row in written if row.split == "train"]
-    heldout = [row.prompt for row in written if row.split == "test"][:NUM_CHECKED]
-    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(params.voice, data)]
-    lengths, batch_size = [len(text) for text in texts], settings.per_device_train_batch_size
+def texts_of(params: Params, data: Path, rows: Path, work: Path) -> dict[str, list[str]]:
+    """The texts of training and of the check by split: queries, sentences and composed texts."""
+    queries = read_jsonl(rows / "rows.jsonl", Row)
+    file = work / "texts.json"
+    if not file.exists():
+        topics = [topic for topic in (data / "topics.txt").read_text().split("\n") if topic.strip()]
+        written = sentences(load_teacher(params.assets), params, topics)
+        written += composed(params.asr_adapter.texts, written)
+        file.write_text(json.dumps(written))
+    others = json.loads(file.read_text())
+    test = [row.prompt for row in queries if row.split == "test"]
+    num_checked = NUM_CHECKED // 2
+    return {
+        "train": [row.prompt for row in queries if row.split == "train"] + others[num_checked:],
+        "test": test[:num_checked] + others[:num_checked],
+    }
+
+
+def training_and_heldout_speech(
+    params: Params, texts: dict[str, list[str]], data: Path, work: Path
+) -> tuple[SpeechPairs, dict[str, SpeechPairs]]:
+    """The speech of training, and that of test texts in held-out voices, natural and robotic."""
+    settings, voice = params.asr_adapter, params.voice
+    talkers = [voices.talk(*talker) for talker in voices.plan_talkers(voice, data)]
+    allowed = {"train": voices.training_voices(voice), "test": voice.heldout_voices}
+    spoken = {
+        split: Spoken(
+            texts[split],
+            record_natural(texts[split], allowed[split], settings, work / f"natural_{split}"),
+            allowed[split],
+            talkers,
+        )
+        for split in ("train", "test")
+    }
+    lengths, batch_size = [len(text) for text in texts["train"]], settings.per_device_train_batch_size
     order = training_order(lengths, settings.max_steps, batch_size, settings.seed)
-    training_voices, heldout_voices = voices.training_voices(params.voice), params.voice.heldout_voices
-    return (
-        SpeechPairs(texts, order, training_voices, talkers, settings),
-        SpeechPairs(heldout, list(range(len(heldout))), heldout_voices, talkers, settings),
-    )
+    every = list(range(len(texts["test"])))
+    shares = {"natural": 1.0, "robotic": 0.0}
+    checks = {kind: SpeechPairs(spoken["test"], every, share, settings) for kind, share in shares.items()}
+    return SpeechPairs(spoken["train"], order, settings.natural_share, settings), checks
+
+
+def check(tower: AudioTower, checks: dict[str, SpeechPairs]) -> dict[str, float]:
+    """The word error rate by kind of voice, on clean and on degraded clips."""
+    rates = {kind: word_error_rates(tower, speech) for kind, speech in checks.items()}
+    return {
+        f"{kind}, {state}": rate
+        for kind, pair in rates.items()
+        for state, rate in zip(("clean", "degraded"), pair, strict=True)
+    }
 
 
 def word_error_rates(tower: AudioTower, speech: SpeechPairs) -> tuple[float, float]:
@@ -76,20 +115,24 @@ def word_error_rates(tower: AudioTower, speech: SpeechPairs) -> tuple[float, flo
 def card(params: Params, facts: dict) -> str:
     """The model card: training data, training, and word error rates."""
     settings, voice = params.asr_adapter, params.voice
-    clean_before, degraded_before = facts["wer_before"]
-    clean_after, degraded_after = facts["wer_after"]
+    held_out = ", ".join(voice.validation_voices + voice.heldout_voices)
+    errors = "".join(
+        f"| {kind} | {before:.3f} | {facts['after'][kind]:.3f} |\n"
+        for kind, before in facts["before"].items()
+    )
     return f"""# ASR adapter of speech-rba
 
 A LoRA adapter (rank {settings.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make asr-adapter` in \
 {facts["minutes"]:.0f} minutes.
 
-- Data: {facts["num_texts"]} texts by the teacher (seed {settings.texts.seed}), {facts["num_clips"]} clips; \
-all speech is synthesized.
-- Voices: every voice of the voice stage but {", ".join(voice.validation_voices + voice.heldout_voices)}; at \
+- Data: {facts["num_texts"]} texts (queries, statements, stories, orders, talk, numbers, names, words) by \
+the teacher (seed {settings.texts.seed}) and composed, {facts["num_clips"]} clips; all speech is synthesized.
+- Voices: {settings.natural_share:.0%} of the clips in natural ones (Kokoro and blends of its styles, with \
+American, British and foreign accents), the rest in those of the fast engines; none of {held_out}; at \
 {settings.rate} times their rate, {settings.pitch_semitones} semitones.
 - Conditions, drawn at random: hesitations, a room (RT60 {settings.rt60_s} s), white noise, pink noise, \
-hum or babble (SNR {settings.snr_db} dB), an overdriven microphone ({settings.drive_db} dB), a telephone \
-line; never muffled speech or lost packets.
+hum or babble (SNR {settings.snr_db} dB), an overdriven microphone ({settings.drive_db} dB), the band of a \
+device, a telephone line, Opus, MP3 and Vorbis; never muffled speech or lost packets.
 - SpecAugment: {settings.mel_masks} masks of up to {settings.mel_mask_bands} of 80 mel bands, \
 {settings.time_masks_per_s} a second of up to {settings.time_mask_s} s.
 - Loss: cross-entropy of the transcript, plus {settings.distance_weight} times the distance from the \
@@ -98,11 +141,9 @@ unadapted encoder's states of the clean clip.
 
 Word error rate on {facts["num_checked"]} held-out texts in the held-out voices:
 
-| | clean | degraded |
+| | unadapted Whisper | with the ASR adapter |
 |---|---|---|
-| unadapted Whisper | {clean_before:.3f} | {degraded_before:.3f} |
-| with the ASR adapter | {clean_after:.3f} | {degraded_after:.3f} |
-"""
+{errors}"""
 
 
 if __name__ == "__main__":

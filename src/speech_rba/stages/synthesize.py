@@ -51,7 +51,8 @@ def for_purpose(params: Params, purpose: str) -> Params:
         raise UserError(f"no purpose {purpose!r}; allowed: alignment, asr_adapter")
     if purpose == "alignment":
         return params
-    texts = params.asr_adapter.texts.model_dump() | {"num_constrained": 0}
+    texts = params.asr_adapter.texts.model_dump(include={"seed", "num_instructions", "num_questions"})
+    texts["num_constrained"] = 0
     return params.model_copy(update={"synthesize": params.synthesize.model_copy(update=texts)})
 
 

@@ -29,9 +29,14 @@ PACKET_S = 0.04
 CLEAN_SHARE = 0.15
 ROOM_SHARE = 0.3
 CLIP_SHARE = 0.1
+DEVICE_SHARE = 0.3
 LINE_SHARE = 0.2
+CODEC_SHARE = 0.15
 NOISE_KINDS = ("none", "white", "pink", "hum", "babble")
 MIN_BABBLE_SNR_DB = 0.0  # below it the speaker cannot be distinguished from the background talkers
+DEVICE_LOW_HZ, DEVICE_HIGH_HZ = (50.0, 300.0), (3000.0, 7800.0)
+CODECS = (("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"))
+CODEC_COMPRESSION = (0.8, 0.99)  # libsndfile's, from 0 to 1
 NUM_TALKERS = 6  # background talkers of a babble
 
 
@@ -167,6 +172,32 @@ def packets_lost(audio: np.ndarray, lost_share: float, rng: np.random.Generator)
     return audio * kept.repeat(size)[: len(audio)].astype(np.float32)
 
 
+def through_device(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`audio` of a random microphone, `(N,)`: the band from DEVICE_LOW_HZ to DEVICE_HIGH_HZ, with soft
+    edges."""
+    if not len(audio):
+        return audio
+    band = (draw_between(DEVICE_LOW_HZ, rng), draw_between(DEVICE_HIGH_HZ, rng))
+    order = int(rng.integers(1, 3))
+    return sosfiltfilt(butter(order, band, "bandpass", fs=SAMPLE_RATE, output="sos"), audio, padlen=0).astype(
+        np.float32
+    )
+
+
+def coded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`audio` as a messenger or a recorder stores it, `(N,)`: Opus, MP3 or Vorbis at a low bit rate."""
+    peak = np.abs(audio).max(initial=0.0)
+    if not peak:
+        return audio
+    kind, subtype = CODECS[int(rng.integers(len(CODECS)))]
+    file = io.BytesIO()
+    level = draw_between(CODEC_COMPRESSION, rng)
+    soundfile.write(file, audio / peak * MAX_PEAK, SAMPLE_RATE, subtype, format=kind, compression_level=level)
+    file.seek(0)
+    decoded = soundfile.read(file, dtype="float32")[0] * (peak / MAX_PEAK)
+    return np.pad(decoded, (0, max(0, len(audio) - len(decoded))))[: len(audio)].astype(np.float32)
+
+
 def augment_for_asr(
     audio: np.ndarray, talkers: list[np.ndarray], asr_adapter: AsrAdapter, rng: np.random.Generator
 ) -> np.ndarray:
@@ -185,4 +216,8 @@ def augment_for_asr(
         audio = with_noise(audio, noise, snr_db)
     if rng.random() < CLIP_SHARE:
         audio = clipped(audio, draw_between(asr_adapter.drive_db, rng))
-    return telephone(audio) if rng.random() < LINE_SHARE else audio
+    if rng.random() < DEVICE_SHARE:
+        audio = through_device(audio, rng)
+    if rng.random() < LINE_SHARE:
+        return telephone(audio)
+    return coded(audio, rng) if rng.random() < CODEC_SHARE else audio

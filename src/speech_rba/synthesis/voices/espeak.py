@@ -3,6 +3,7 @@ Piper."""
 
 import _ctypes
 import ctypes
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -111,3 +112,11 @@ def phonemes(name: str, clauses: list[str]) -> list[str]:
             ipa = library.espeak_TextToPhonemes(ctypes.byref(position), CHARS_UTF8, PHONEMES_IPA)
             transcriptions.append(ipa.decode())
         return transcriptions
+
+
+def marked_phonemes(name: str, text: str) -> str:
+    """The IPA of a text with the first punctuation mark of each clause; empty without a word."""
+    clauses = re.findall(r"([^,.?!:;]*)([,.?!:;]*)", text)
+    clauses = [(words, mark) for words, mark in clauses if re.search(r"\w", words)]
+    spoken = phonemes(name, [words for words, _ in clauses]) if clauses else []
+    return " ".join(ipa + mark[:1] for ipa, (_, mark) in zip(spoken, clauses, strict=True))

@@ -2,7 +2,6 @@
 github.com/OHF-Voice/piper1-gpl."""
 
 import json
-import re
 import unicodedata
 from functools import cache
 
@@ -51,12 +50,9 @@ def say(name: str, text: str, rate: float) -> tuple[np.ndarray, int]:
 def phoneme_ids(text: str, voice: str, table: dict[str, list[int]]) -> list[int]:
     """The model's input: the ids of each phoneme and punctuation mark, a pad after each; empty without a
     word."""
-    clauses = re.findall(r"([^,.?!:;]*)([,.?!:;]*)", text)
-    clauses = [(words, mark) for words, mark in clauses if re.search(r"\w", words)]
-    if not clauses:
+    marked = espeak.marked_phonemes(voice, text)
+    if not marked:
         return []
-    spoken = espeak.phonemes(voice, [words for words, _ in clauses])
-    marked = " ".join(ipa + mark[:1] for ipa, (_, mark) in zip(spoken, clauses, strict=True))
     symbols = [symbol for symbol in unicodedata.normalize("NFD", marked) if symbol in table]
     ids = table[BEGIN] + table[PAD]
     for symbol in symbols:

@@ -7,4 +7,4 @@ class Speaker(NamedTuple):
     """The gender and the accent of a voice."""
 
     gender: Literal["woman", "man"]
-    accent: Literal["American", "British", "Scottish", "Caribbean"]
+    accent: Literal["American", "British", "Scottish", "Caribbean", "foreign"]

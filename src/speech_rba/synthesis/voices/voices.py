@@ -16,16 +16,17 @@ from speech_rba.config import Voice
 from speech_rba.errors import UserError
 from speech_rba.synthesis.augment import SAMPLE_RATE
 from speech_rba.synthesis.disfluency import PAUSE
-from speech_rba.synthesis.voices import espeak, hibari, piper
+from speech_rba.synthesis.voices import espeak, hibari, kokoro, piper
 from speech_rba.synthesis.voices.speaker import Speaker
 
-ENGINES: dict[str, ModuleType] = {"hibari": hibari, "piper": piper, "espeak": espeak}
+ENGINES: dict[str, ModuleType] = {"hibari": hibari, "piper": piper, "espeak": espeak, "kokoro": kokoro}
 VOICES: dict[str, Speaker] = {
     f"{engine}-{name}": speaker
     for engine, module in ENGINES.items()
     for name, speaker in module.VOICES.items()
 }
 TOPICS_PER_TALKER = 8
+SLOW_ENGINE = "kokoro"  # 60 times slower than the others: it speaks in no background
 SILENCE_S = 0.3  # around speech: Whisper loses the first words of speech that starts with the recording
 HESITATION_S = 0.7
 
@@ -52,7 +53,7 @@ def training_voices(voice: Voice) -> list[str]:
 
 
 def draw_voice(allowed: list[str], rng: np.random.Generator) -> str:
-    """One of `allowed`; each engine is equally likely, though the neural ones have one voice each.
+    """One of `allowed`; each engine is equally likely, though hibari and Piper have one voice each.
 
     On 48 questions the WER of Whisper tiny.en is 1 % (hibari), 5 % (Piper) and 16 to 29 % (espeak-ng).
     """
@@ -87,7 +88,8 @@ def say(voice: str, text: str, rate: float, pitch_semitones: float) -> np.ndarra
 
 
 def plan_talkers(voice: Voice, data: Path) -> list[tuple[str, str]]:
-    """The voice and the text of every background talker: each training voice reads a few topics.
+    """The voice and the text of every background talker: each training voice of a fast engine reads a few
+    topics.
 
     Raises:
         UserError: there are no topics.
@@ -98,7 +100,7 @@ def plan_talkers(voice: Voice, data: Path) -> list[tuple[str, str]]:
         raise UserError(
             f"{data / 'topics.txt'} is empty; write the topics that background talkers read, one a line"
         )
-    names = training_voices(voice)
+    names = [name for name in training_voices(voice) if not name.startswith(f"{SLOW_ENGINE}-")]
     starts = (TOPICS_PER_TALKER * i for i in range(len(names)))
     texts = (" and ".join(topics[(s + k) % len(topics)] for k in range(TOPICS_PER_TALKER)) for s in starts)
     return list(zip(names, texts, strict=True))

@@ -1,0 +1,56 @@
+"""Each text of the ASR adapter's training once in a natural voice, kept on disk: to synthesize it takes
+longer than to train on it."""
+
+import io
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from speech_rba.compute.pool import process_pool
+from speech_rba.config import AsrAdapter
+from speech_rba.synthesis import augment
+from speech_rba.synthesis.disfluency import hesitant
+from speech_rba.synthesis.voices import voices
+
+NATURAL_ENGINE = "kokoro"
+
+
+def record_natural(texts: list[str], allowed: list[str], settings: AsrAdapter, folder: Path) -> list[Path]:
+    """The file of each text, in order, in one of the `allowed` voices of NATURAL_ENGINE; one that is in
+    `folder` already is not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name for name in allowed if name.startswith(f"{NATURAL_ENGINE}-")]
+    with process_pool() as map_rows:
+        made = map_rows(
+            partial(_record, names=names, settings=settings, folder=folder), list(enumerate(texts))
+        )
+        return list(tqdm(made, total=len(texts), desc="natural voices", unit="text", mininterval=2))
+
+
+def _record(item: tuple[int, str], names: list[str], settings: AsrAdapter, folder: Path) -> Path:
+    place, text = item
+    file = folder / f"{place:05}.flac"
+    if not file.exists():
+        rng = np.random.default_rng([settings.seed, 2, place])
+        speech = speak(text, str(rng.choice(names)), settings, rng)
+        encoded, partial_file = io.BytesIO(), file.with_suffix(".partial")
+        soundfile.write(encoded, speech, augment.SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        partial_file.write_bytes(encoded.getbuffer())
+        os.replace(partial_file, file)
+    return file
+
+
+def speak(text: str, voice: str, settings: AsrAdapter, rng: np.random.Generator) -> np.ndarray:
+    """`text` in `voice` at a random rate and pitch, in some clips with hesitations, which its transcript
+    lacks."""
+    rate, pitch = (
+        augment.draw_between(settings.rate, rng),
+        augment.draw_between(settings.pitch_semitones, rng),
+    )
+    if rng.random() < settings.hesitant_share:
+        text = hesitant(text, rng)
+    return augment.at_level(voices.say(voice, text, rate, pitch), float(np.mean(settings.level_db)))
