@@ -28,6 +28,7 @@ LAYER = "model.encoder.layers.0.fc1."
 def params(small_student) -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["asr_adapter"].update(max_steps=12, per_device_train_batch_size=2, save_steps=5, lora_r=8)
+    values["asr_adapter"]["texts"].update(num_sentences=0, num_composed=1)
     values["assets"]["language_model"] = small_student.config.language_model
     values["align"]["rba"]["reward_weights"]["teacher_pmi"] = 0.0  # the small student is not the teacher
     return Params.model_validate(values)

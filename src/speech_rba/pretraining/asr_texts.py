@@ -7,12 +7,14 @@ kinds; what it writes badly, numbers, names and single words, is composed here.
 import re
 
 import numpy as np
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from speech_rba.config import AsrAdapterTexts, Params
+from speech_rba.errors import UserError
 from speech_rba.synthesis.filters import NearDuplicates
 from speech_rba.synthesis.prompts import chat_ids
-from speech_rba.synthesis.teacher import Decoding, Teacher, write
+from speech_rba.synthesis.teacher import Decoding, Teacher, load_teacher, write
 
 # A request for a text about a topic, and examples that show a small model its form
 KINDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -54,7 +56,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 SENTENCE = re.compile(r"[A-Z][A-Za-z ,.'?!-]+[.?!]")
-MAX_WORDS = 16
+MAX_WORDS, MAX_ROUNDS = 16, 200
 
 DIGITS = "zero one two three four five six seven eight nine"
 MONTHS = "January February March April May June July August September October November December"
@@ -71,23 +73,33 @@ STREETS = "Oak Park Station Church Mill River King Queen High Bridge Garden Mark
 PLACES = "Leeds Boston Dublin Delhi Toronto Sydney London Chicago Lagos Madrid Oslo Berlin"
 
 
-def sentences(teacher: Teacher, params: Params, topics: list[str]) -> list[str]:
+def sentences(params: Params, topics: list[str]) -> list[str]:
     """`num_sentences` texts by the teacher, of all KINDS in turn, without near duplicates."""
-    settings, duplicates = params.asr_adapter.texts, NearDuplicates(params.synthesize.near_duplicate)
-    kept: list[str] = []
-    for number in range(100 * len(KINDS)):
-        kind = list(KINDS)[number % len(KINDS)]
-        texts = [t for t in _written(teacher, params, kind, topics, number) if SENTENCE.fullmatch(t)]
-        kept += [t for t in texts if len(t.split()) <= MAX_WORDS and not duplicates.add(t)]
-        if len(kept) >= settings.num_sentences:
-            break
-    return kept[: settings.num_sentences]
+    number_wanted = params.asr_adapter.texts.num_sentences
+    duplicates = NearDuplicates(params.synthesize.near_duplicate)
+    if not number_wanted:
+        return []
+    teacher, kept = load_teacher(params.assets), list[str]()
+    with tqdm(total=number_wanted, desc="sentences", mininterval=2) as bar:
+        for number in range(MAX_ROUNDS):
+            kind = list(KINDS)[number % len(KINDS)]
+            texts = [t for t in _written(teacher, params, kind, topics, number) if SENTENCE.fullmatch(t)]
+            kept += [t for t in texts if len(t.split()) <= MAX_WORDS and not duplicates.add(t)]
+            bar.update(min(len(kept), number_wanted) - bar.n)
+            if len(kept) >= number_wanted:
+                return kept[:number_wanted]
+    raise UserError(
+        f"the teacher wrote {len(kept)} usable sentences in {MAX_ROUNDS} rounds, asr_adapter.texts asks for "
+        f"{number_wanted}: lower num_sentences, or take another teacher"
+    )
 
 
 def _written(teacher: Teacher, params: Params, kind: str, topics: list[str], number: int) -> list[str]:
     """The finished texts of one round."""
     synthesize, rng = params.synthesize, np.random.default_rng([params.asr_adapter.texts.seed, number])
-    prompts = [_prompt(teacher.tokenizer, kind, str(topic)) for topic in rng.choice(topics, 128)]
+    prompts = [
+        _prompt(teacher.tokenizer, kind, str(topic)) for topic in rng.choice(topics, synthesize.batch_size)
+    ]
     decoding = Decoding(
         max_new_tokens=synthesize.max_query_tokens,
         temperature=synthesize.temperature,

@@ -20,7 +20,6 @@ from speech_rba.pretraining.asr_texts import composed, sentences
 from speech_rba.pretraining.natural_speech import record_natural
 from speech_rba.records import Row, read_jsonl
 from speech_rba.stages import main, publish, workdir
-from speech_rba.synthesis.teacher import load_teacher
 from speech_rba.synthesis.voices import voices
 
 NUM_CHECKED = 96  # held-out texts that the model card's word error rates are from
@@ -51,7 +50,7 @@ def texts_of(params: Params, data: Path, rows: Path, work: Path) -> dict[str, li
     file = work / "texts.json"
     if not file.exists():
         topics = [topic for topic in (data / "topics.txt").read_text().split("\n") if topic.strip()]
-        written = sentences(load_teacher(params.assets), params, topics)
+        written = sentences(params, topics)
         written += composed(params.asr_adapter.texts, written)
         file.write_text(json.dumps(written))
     others = json.loads(file.read_text())
