@@ -30,20 +30,20 @@ class SpeechPair:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Texts, the recording of each in a natural voice, and the voices and background talkers beside them."""
+    """Texts, the recordings in natural voices by the place of their text, the voices of the others, and
+    background talkers."""
 
     texts: list[str]
-    natural: list[Path]
+    natural: dict[int, Path]
     allowed_voices: list[str]
     talkers: list[np.ndarray]
 
 
 class SpeechPairs(Dataset):
-    """One pair for each place of `order`, which are places in the texts; the `natural_share` of them is in
-    natural voices."""
+    """One pair for each place of `order`, which are places in the texts."""
 
-    def __init__(self, spoken: Spoken, order: list[int], natural_share: float, settings: AsrAdapter):
-        self.spoken, self.order, self.natural_share, self.settings = spoken, order, natural_share, settings
+    def __init__(self, spoken: Spoken, order: list[int], settings: AsrAdapter):
+        self.spoken, self.order, self.settings = spoken, order, settings
         self.fast_voices = [v for v in spoken.allowed_voices if not v.startswith(f"{NATURAL_ENGINE}-")]
         self.robotic_speech = functools.cache(self._robotic_speech)
 
@@ -58,7 +58,7 @@ class SpeechPairs(Dataset):
     def __getitem__(self, index: int) -> SpeechPair:
         settings, place = self.settings, self.order[index]
         rng = np.random.default_rng([settings.seed, index])
-        if rng.random() < self.natural_share:
+        if place in self.spoken.natural:
             clean = read_audio(self.spoken.natural[place])
         else:
             clean = self.robotic_speech(place, int(rng.integers(VOICES_PER_TEXT)))

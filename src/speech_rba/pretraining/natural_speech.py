@@ -1,5 +1,5 @@
-"""Each text of the ASR adapter's training once in a natural voice, kept on disk: to synthesize it takes
-longer than to train on it."""
+"""Texts of the ASR adapter's training in natural voices, kept on disk: to synthesize one takes longer than
+to train on it."""
 
 import io
 import os
@@ -19,16 +19,18 @@ from speech_rba.synthesis.voices import voices
 NATURAL_ENGINE = "kokoro"
 
 
-def record_natural(texts: list[str], allowed: list[str], settings: AsrAdapter, folder: Path) -> list[Path]:
-    """The file of each text, in order, in one of the `allowed` voices of NATURAL_ENGINE; one that is in
+def record_natural(
+    texts: dict[int, str], allowed: list[str], settings: AsrAdapter, folder: Path
+) -> dict[int, Path]:
+    """The file of each text by its number, in one of the `allowed` voices of NATURAL_ENGINE; one that is in
     `folder` already is not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in allowed if name.startswith(f"{NATURAL_ENGINE}-")]
+    record = partial(_record, names=names, settings=settings, folder=folder)
     with process_pool() as map_rows:
-        made = map_rows(
-            partial(_record, names=names, settings=settings, folder=folder), list(enumerate(texts))
-        )
-        return list(tqdm(made, total=len(texts), desc="natural voices", unit="text", mininterval=2))
+        files = map_rows(record, list(texts.items()))
+        bar = tqdm(files, total=len(texts), desc="natural voices", unit="text", mininterval=2)
+        return dict(zip(texts, bar, strict=True))
 
 
 def _record(item: tuple[int, str], names: list[str], settings: AsrAdapter, folder: Path) -> Path:

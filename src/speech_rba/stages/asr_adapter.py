@@ -10,6 +10,8 @@ committed and the stage is frozen in dvc.yaml; `make asr-adapter` trains it agai
 import json
 from pathlib import Path
 
+import numpy as np
+
 from speech_rba.compute.device import fast_dtype
 from speech_rba.config import Params
 from speech_rba.data.measures import word_error_rate
@@ -68,22 +70,22 @@ def training_and_heldout_speech(
     """The speech of training, and that of test texts in held-out voices, natural and robotic."""
     settings, voice = params.asr_adapter, params.voice
     talkers = [voices.talk(*talker) for talker in voices.plan_talkers(voice, data)]
-    allowed = {"train": voices.training_voices(voice), "test": voice.heldout_voices}
-    spoken = {
-        split: Spoken(
-            texts[split],
-            record_natural(texts[split], allowed[split], settings, work / f"natural_{split}"),
-            allowed[split],
-            talkers,
-        )
-        for split in ("train", "test")
-    }
+    training_voices = voices.training_voices(voice)
+    rng, share = np.random.default_rng(settings.seed), settings.natural_share
+    places = sorted(rng.permutation(len(texts["train"]))[: round(share * len(texts["train"]))].tolist())
+    chosen = {place: texts["train"][place] for place in places}
+    natural = record_natural(chosen, training_voices, settings, work / "natural_train")
+    training = Spoken(texts["train"], natural, training_voices, talkers)
     lengths, batch_size = [len(text) for text in texts["train"]], settings.per_device_train_batch_size
     order = training_order(lengths, settings.max_steps, batch_size, settings.seed)
-    every = list(range(len(texts["test"])))
-    shares = {"natural": 1.0, "robotic": 0.0}
-    checks = {kind: SpeechPairs(spoken["test"], every, share, settings) for kind, share in shares.items()}
-    return SpeechPairs(spoken["train"], order, settings.natural_share, settings), checks
+
+    every = dict(enumerate(texts["test"]))
+    natural = record_natural(every, voice.heldout_voices, settings, work / "natural_test")
+    checks = {
+        kind: SpeechPairs(Spoken(texts["test"], files, voice.heldout_voices, talkers), list(every), settings)
+        for kind, files in {"natural": natural, "robotic": {}}.items()
+    }
+    return SpeechPairs(training, order, settings), checks
 
 
 def check(tower: AudioTower, checks: dict[str, SpeechPairs]) -> dict[str, float]:
@@ -126,7 +128,7 @@ A LoRA adapter (rank {settings.lora_r}, float16) of `{facts["audio_tower"]}`, ma
 
 - Data: {facts["num_texts"]} texts (queries, statements, stories, orders, talk, numbers, names, words) by \
 the teacher (seed {settings.texts.seed}) and composed, {facts["num_clips"]} clips; all speech is synthesized.
-- Voices: {settings.natural_share:.0%} of the clips in natural ones (Kokoro and blends of its styles, with \
+- Voices: {settings.natural_share:.0%} of the texts in natural ones (Kokoro and blends of its styles, with \
 American, British and foreign accents), the rest in those of the fast engines; none of {held_out}; at \
 {settings.rate} times their rate, {settings.pitch_semitones} semitones.
 - Conditions, drawn at random: hesitations, a room (RT60 {settings.rt60_s} s), white noise, pink noise, \
