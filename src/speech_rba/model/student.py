@@ -211,9 +211,7 @@ class Student(SpeechStudent):
         return student
 
 
-def last_sentences(
-    hypothesis: Hypothesis, tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> Hypothesis:
+def last_sentences(hypothesis: Hypothesis, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Hypothesis:
     """The end of a hypothesis: at most `max_tokens`, from the start of a sentence on where one starts there.
 
     A hypothesis that is not longer is returned as it is.
