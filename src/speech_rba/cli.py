@@ -51,7 +51,9 @@ def fetch_suite(
 
 @app.command(rich_help_panel=ASK)
 def talk(
-    file: Annotated[Path, typer.Argument(help="WAV, FLAC or OGG; any rate; mono or stereo; up to 30 s.")],
+    file: Annotated[
+        Path, typer.Argument(help="A recording or a video, of any kind and rate; up to 30 minutes.")
+    ],
     method: Annotated[str | None, typer.Option(help="A trained method, or base for no adapter.")] = None,
 ) -> None:
     """Answer a spoken question, with the candidate's method if none is named."""

@@ -163,7 +163,7 @@ def test_a_bad_row_is_refused_with_line_and_cause_and_the_rest_is_scored(tmp_pat
         (b"RIFF", "wav/2.wav is no readable audio file"),
         (b"<html>404</html>", "wav/2.wav is no readable audio file (Format not recognised)"),
         (sound(np.zeros(0)), "wav/2.wav holds no sound"),
-        (sound(SPEECH)[:46], "the recording has 0.00 s; allowed are 0.1 to 30 s"),
+        (sound(SPEECH)[:46], "the recording has 0.00 s; allowed are 0.1 to 1800 s"),
         (
             sound(np.where(NOISE > 3, np.nan, SPEECH), subtype="FLOAT"),
             "wav/2.wav holds samples that are NaN or infinite",

@@ -40,7 +40,7 @@ class AnswerResult:
 
 
 def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray]], list[AnswerResult]]:
-    """A function that answers clips (float32, 16 kHz mono, at most 30 s), as evaluation does.
+    """A function that answers clips (float32, 16 kHz mono, at most 30 minutes), as evaluation does.
 
     It computes in float32 everywhere, so that a version answers on one processor as on another.
     """

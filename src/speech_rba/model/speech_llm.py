@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from speech_rba.assets.resolve import resolve
 from speech_rba.compute.device import device
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import SAMPLING_RATE, Hypothesis
+from speech_rba.model.audio_tower import SAMPLING_RATE, Hypothesis, check_length
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.speech_student import SpeechStudent
 
@@ -74,7 +74,13 @@ class SpeechLlmStudent(SpeechStudent):
         self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
     ) -> list[Hypothesis]:
         """The whole prompt around each clip, as the model gets it: token ids without alternatives, and as
-        `hidden` their embeddings (T, D)."""
+        `hidden` their embeddings (T, D).
+
+        Raises:
+            UserError: a clip is empty or longer than 30 s, where the processors of speech LLMs cut it.
+        """
+        for clip in clips:
+            check_length(clip)
         with tempfile.TemporaryDirectory() as folder:
             return [self._encoded(clip, Path(folder) / "clip.wav") for clip in clips]
 

@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from speech_rba.compute.device import device
 from speech_rba.config import Assets, Base
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import AudioTower, Hypothesis, load_audio_tower, transcribe
+from speech_rba.model.audio_tower import AudioTower, Hypothesis, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, one_hot_tokens
 from speech_rba.model.frame import chat_frame, end_with_the_line, translation_frame
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
+from speech_rba.model.long_audio import transcribe
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.records import ATTRIBUTES
 
 ASR_ADAPTER = "asr_adapter"  # the subfolder of a saved student
 PROJECTOR = "multi_modal_projector"
+MAX_PROMPT_TOKENS = 256  # of the audio tower, about 90 s of speech
 
 
 class StudentConfig(PreTrainedConfig):
@@ -151,7 +153,8 @@ class Student(SpeechStudent):
 
     def build_prompt(self, hypothesis: Hypothesis) -> SoftTokens:
         """Soft tokens of an uncertain hypothesis; a certain one becomes what its transcript is as a
-        written prompt."""
+        written prompt. Of a long recording these are the last sentences, which hold the question."""
+        hypothesis = last_sentences(hypothesis, self.audio_tower.tokenizer, MAX_PROMPT_TOKENS)
         soft = self.bridge.cross(hypothesis, self.config.soft_top_k, self.config.soft_temperature)
         if self.is_uncertain(soft):
             return soft
@@ -206,6 +209,20 @@ class Student(SpeechStudent):
         asr_adapter = Path(folder) / ASR_ADAPTER
         student.asr_adapter = asr_adapter if asr_adapter.exists() else None
         return student
+
+
+def last_sentences(hypothesis: Hypothesis, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Hypothesis:
+    """The end of a hypothesis: at most `max_tokens`, from the start of a sentence on where one starts there.
+
+    A hypothesis that is not longer is returned as it is.
+    """
+    if len(hypothesis.token_ids) <= max_tokens:
+        return hypothesis
+    start = len(hypothesis.token_ids) - max_tokens
+    tokens = tokenizer.convert_ids_to_tokens(hypothesis.token_ids[start - 1 : -1].tolist())
+    start += next((i for i, token in enumerate(tokens) if token.endswith((".", "?", "!"))), 0)
+    fields = ("token_ids", "top_ids", "top_probs", "hidden")
+    return replace(hypothesis, **{name: getattr(hypothesis, name)[start:] for name in fields})
 
 
 def build_student(assets: Assets, base: Base, asr_adapter: Path | None, dtype: torch.dtype) -> Student:

@@ -22,15 +22,9 @@ from speech_rba.config import Params
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import measure
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import (
-    MAX_SECONDS,
-    SAMPLING_RATE,
-    AudioTower,
-    Hypothesis,
-    load_audio_tower,
-    transcribe,
-)
+from speech_rba.model.audio_tower import SAMPLING_RATE, AudioTower, Hypothesis, load_audio_tower
 from speech_rba.model.hypotheses import load_hypotheses, save_hypotheses
+from speech_rba.model.long_audio import transcribe
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.students import load_student
 from speech_rba.records import Clip, Feature, read_jsonl, write_jsonl
@@ -140,10 +134,11 @@ def load(voice: Path, clip: Clip) -> np.ndarray:
 
 def transcribe_round(transcribe_batch: Transcribe, voice: Path, clips: list[Clip], path: Path) -> None:
     """`path` holds the hypotheses of `clips`, whole or not at all. Silence stands for an unreadable clip."""
-    audio = [load(voice, clip)[: MAX_SECONDS * SAMPLING_RATE] for clip in clips]
-    audio = [a if len(a) else np.zeros(SAMPLING_RATE // 2, dtype=np.float32) for a in audio]
-    batches = (audio[i : i + BATCH] for i in range(0, len(audio), BATCH))
-    hypotheses = [h for batch in batches for h in transcribe_batch(batch)]
+    silence = np.zeros(SAMPLING_RATE // 2, dtype=np.float32)
+    hypotheses: list[Hypothesis] = []
+    for start in range(0, len(clips), BATCH):  # recordings of 30 minutes have 115 MB each
+        audio = [load(voice, clip) for clip in clips[start : start + BATCH]]
+        hypotheses += transcribe_batch([a if len(a) else silence for a in audio])
     partial_file = path.with_suffix(".partial")
     save_hypotheses(partial_file, hypotheses)
     partial_file.replace(path)

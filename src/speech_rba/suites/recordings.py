@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from speech_rba.data.audio import SAMPLE_RATE, read_audio
+from speech_rba.data.audio import MAX_MINUTES, SAMPLE_RATE, read_audio
 from speech_rba.errors import UserError
 from speech_rba.records import Question
 from speech_rba.suites.cells import BadRow
 
-MIN_S, MAX_S = 0.1, 30.0  # no word is shorter, and Whisper's window is no longer
+MIN_S, MAX_S = 0.1, 60.0 * MAX_MINUTES  # no word is shorter
 SILENCE_DB = -60.0  # RMS relative to full scale, below which a recording is silent unless parts stand out
 STANDS_OUT_DB = 6.0  # loud over quiet 50 ms frames; below 1 in stationary noise, above 20 in speech
 
