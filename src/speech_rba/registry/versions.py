@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
+from speech_rba.errors import UserError
 from speech_rba.registry.bundle import (
     BUNDLE,
     check_answers,
