@@ -17,7 +17,7 @@ ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the 
 RECORDED = "recorded"  # the voice and engine of a clip that is no synthesized speech
 
 Split = Literal["train", "validation", "test"]  # for training, for selection, for reported scores
-Task = Literal["instruction", "question", "constrained", "translation"]
+Task = Literal["instruction", "question", "constrained", "translation", "feedback"]
 
 
 class Record(BaseModel):
@@ -72,6 +72,22 @@ class Rejected(Record):
     prompt: str
     completion: str
     reason: str
+
+
+Thumb = Literal["up", "down"]
+
+
+class Feedback(Record):
+    """What a person thought of one answer to a recording; a later line on the same answer replaces it."""
+
+    id: str  # of the recording
+    time: str  # ISO 8601, UTC
+    transcript: str | None  # None of a student without a transcript
+    system: str
+    answer: str
+    answers: dict[str, str]  # of all systems
+    thumb: Thumb | None  # None: taken back
+    audio: str | None  # the recording's file, beside this one; None where it was not to be kept
 
 
 AttributeName = Literal["gender", "accent", "rate", "noise", "line"]

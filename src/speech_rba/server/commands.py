@@ -1,6 +1,7 @@
 """What `speech-rba serve` and `speech-rba demo` do: open the port, load the student, listen."""
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 from speech_rba.errors import UserError
 from speech_rba.server.guards import is_loopback
 from speech_rba.server.listen import build_server, open_socket, url_of
+from speech_rba.synthesis.feedback import by_content
 
 KEY = "SPEECH_RBA_API_KEY"
 
@@ -79,6 +81,23 @@ def serve(source: Source, host: str, port: int, limits: Limits) -> None:
     print(f"Model:   {source.model} ({source.fingerprint}), loaded in {time.perf_counter() - began:.1f} s")
     print(f"Address: {url_of(opened)}/v1, {'with' if key else 'without'} a key; stop with Ctrl-C", flush=True)
     listen(app, opened)
+
+
+def demo(base: Path, methods: Path, port: int, feedback: Path, max_upload_mb: float) -> None:
+    """Shows the page on loopback until the process is stopped."""
+    opened = open_socket("127.0.0.1", port)
+    began = time.perf_counter()
+    from speech_rba.server.demo import build_demo  # the import takes seconds, an error above none
+    from speech_rba.server.systems import load_systems
+
+    systems = load_systems(base, methods)
+    app = build_demo(systems, feedback, int(max_upload_mb * 1e6))
+    names = ", ".join(["cascade", "base", *systems.adapters])
+    print(f"Systems: {names}, loaded in {time.perf_counter() - began:.1f} s")
+    print(f"Page:    {url_of(opened)} (stop with Ctrl-C)", flush=True)
+    listen(app, opened)
+    if feedback.exists():
+        print(f"Next:    dvc exp run -S {shlex.quote(f'synthesize.feedback={by_content(feedback)}')}")
 
 
 def listen(app: ASGIApp, opened) -> None:
