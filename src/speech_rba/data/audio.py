@@ -173,7 +173,7 @@ def _mono(audio_TC: np.ndarray) -> np.ndarray:
     offsets = audio_TC.mean(axis=0, dtype=np.float64)
     powers = np.square(audio_TC).mean(axis=0, dtype=np.float64)
     offsets[np.square(offsets) < OFFSET * powers] = 0
-    powers -= np.square(offsets)
+    powers = np.maximum(powers - np.square(offsets), 0)
     used = ~(powers < SILENT_CHANNEL * powers.max())  # all, where samples are NaN
     mean = audio_TC[:, used].mean(axis=1) - np.float32(offsets[used].mean())
     if np.square(mean).mean() >= CANCELLED * powers[used].mean():
@@ -194,16 +194,17 @@ def _stated_s(container: av.container.InputContainer, stream: av.AudioStream, fi
 
 
 def _wav_bytes(file: BinaryIO) -> int:
-    """The number of bytes of samples by the header of a WAV file; 0 without one."""
+    """The number of bytes of samples by the header of a RIFF file; 0 where it states none."""
     place = file.tell()
-    file.seek(12)
-    size = 0
-    while len(head := file.read(8)) == 8:
-        size = int.from_bytes(head[4:], "little")
-        if head[:4] == b"data":
-            break
-        file.seek(size + size % 2, os.SEEK_CUR)
-    else:
-        size = 0
-    file.seek(place)
-    return size
+    try:
+        file.seek(0)
+        if file.read(12)[:4] != b"RIFF":
+            return 0  # the sizes of RF64 stand elsewhere, and FFmpeg believes them
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return size
+            file.seek(size + size % 2, os.SEEK_CUR)
+        return 0
+    finally:
+        file.seek(place)
