@@ -23,7 +23,7 @@ FOLDERS = ("voice", "validation", "gate", "base", "methods", "evaluation", "repo
 
 class Result:
     def __init__(self, response):
-        self.response = response
+        self.response, self.hypothesis, self.no_speech = response, None, None
 
 
 def load_answerer(base, adapter):
