@@ -13,7 +13,7 @@ from loopback import flac, running
 from peft import LoraConfig, get_peft_model
 from playwright.sync_api import Page, expect, sync_playwright
 
-from speech_rba.model.answering import Word
+from speech_rba.model.audio_tower import Word
 from speech_rba.model.student import Student
 from speech_rba.records import Feedback, read_jsonl
 from speech_rba.server import systems

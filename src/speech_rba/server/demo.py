@@ -47,11 +47,6 @@ def build_demo(systems: Systems, feedback: Path, max_upload_bytes: int) -> ASGIA
     for path, name in FILES.items():
         app.get(path)(page_of(STATIC / name))
 
-    @app.get("/systems")
-    async def names(request: Request) -> dict:
-        check_host(request)
-        return {"systems": ["cascade", "base", *systems.adapters], "feedback": str(feedback)}
-
     @app.post("/ask")
     async def ask(request: Request) -> Response:
         check_host(request)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from speech_rba.errors import UserError
-from speech_rba.model.answering import NOTHING_HEARD, AlignedStudent, Word
+from speech_rba.model.answering import NOTHING_HEARD, AlignedStudent, answer_result
+from speech_rba.model.audio_tower import Word
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.student import Student
@@ -56,11 +57,12 @@ def build_prompt(student: SpeechStudent, parts: list[Part]) -> Prompt:
         return Prompt(prompt, num_tokens(student, prompt))
     if len(parts) > 1 and not isinstance(student, Student):
         raise UserError("this student takes no text beside a recording: send the recording alone")
-    (spoken,), (hypothesis,) = student.encode_audio(clips)
+    [hypothesis] = student.transcribe_exactly(clips)
     place = next(i for i, part in enumerate(parts) if not isinstance(part, str))
     before, after = ("\n".join(map(str, texts)) for texts in (parts[:place], parts[place + 1 :]))
-    prompt = beside(student, before, spoken, after)
-    return Prompt(prompt, num_tokens(student, prompt), hypothesis)
+    prompt = beside(student, before, student.build_prompt(hypothesis), after)
+    result = answer_result(student, hypothesis, "")
+    return Prompt(prompt, num_tokens(student, prompt), result.hypothesis, result.words, result.no_speech)
 
 
 def beside(student: SpeechStudent, before: str, spoken: SoftTokens, after: str) -> SoftTokens:

@@ -1,6 +1,6 @@
 "use strict";
 
-const UNCERTAIN = 0.7; // probability below which a word is marked
+const UNCERTAIN = 0.5; // probability below which a word is marked
 const MAX_SECONDS = 120; // of a recording made here; a chosen file may be longer
 const ABOUT = {
   cascade: "Whisper, then the language model",
