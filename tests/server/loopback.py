@@ -20,10 +20,12 @@ def running(app) -> Iterator[str]:
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    yield url_of(opened)
-    server.should_exit = True
-    thread.join()
-    opened.close()
+    try:
+        yield url_of(opened)
+    finally:
+        server.should_exit = True
+        thread.join()
+        opened.close()
 
 
 def flac(clip, rate: int = 16_000) -> bytes:

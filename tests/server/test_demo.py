@@ -118,7 +118,7 @@ def test_a_question_by_microphone_is_played_back_transcribed_answered_and_rated(
     assert page.locator("#answers h3").all_inner_texts() == ["cascade", "base", "sft"]
     assert all(text for text in page.locator("#answers .answer").all_inner_texts())
     expect(page.locator("#player")).to_be_visible()
-    page.wait_for_function("document.getElementById('player').readyState > 0")  # the browser can play it
+    expect(page.locator("#player")).not_to_have_js_property("readyState", 0)  # the browser can play it
     page.get_by_role("button", name="The answer of sft is good").click()
     expect(page.locator("#saved")).to_have_text("The rating of sft is saved.")
     [row] = read_jsonl(feedback, Feedback)

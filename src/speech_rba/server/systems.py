@@ -42,7 +42,7 @@ def answers(systems: Systems, clip: np.ndarray) -> Iterator[dict]:
     read_s = time.perf_counter() - began
     words = [asdict(word) for word in prompt.words]
     yield {"transcript": prompt.hypothesis, "words": words, "no_speech": prompt.no_speech}
-    if prompt.no_speech:
+    if prompt.hypothesis == "":
         return
     yield cascade(systems, clip)
     base, base_s = timed(systems.aligned, prompt)

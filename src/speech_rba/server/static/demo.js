@@ -131,10 +131,11 @@ function showTranscript({ transcript, words, no_speech }) {
   element("answers").replaceChildren();
   element("saved").textContent = "";
   element("result").hidden = false;
-  if (no_speech) {
-    element("transcript").textContent = `(nothing: ${no_speech})`;
+  if (no_speech || transcript === "") {
+    const reason = no_speech ?? "no words";
+    element("transcript").textContent = `(nothing: ${reason})`;
     element("legend").hidden = true;
-    return show("nothing", `Nothing was recognized (${no_speech}). Please say it again.`);
+    return show("nothing", `Nothing was recognized (${reason}). Please say it again.`);
   }
   const parts = words.length ? words.map(wordNode) : [transcript ?? "(this student writes no transcript)"];
   element("transcript").replaceChildren(...parts.flatMap((part, i) => (i ? [" ", part] : [part])));
