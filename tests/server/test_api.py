@@ -8,12 +8,12 @@ import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-import numpy as np
 import openai
 import pytest
 from loopback import flac, running
 from openai import OpenAI
 
+from speech_rba.errors import UserError
 from speech_rba.model.answering import NOTHING_HEARD, load_answerer
 from speech_rba.server import student as served
 from speech_rba.server.api import Service, build_app
@@ -167,10 +167,17 @@ def test_a_message_that_cannot_be_answered_is_refused_with_the_reason(client, me
         client.chat.completions.create(model=MODEL, messages=messages)
 
 
-def test_a_recording_that_is_too_long_for_the_student_is_refused_streamed_or_not(client):
-    for stream in (False, True):
-        with pytest.raises(openai.BadRequestError, match="s; allowed is"):
-            ask(client, audio_part(flac(np.zeros(16_000 * 1900, np.float32))), stream=stream)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("fault", "status"), [(UserError("the clip is empty"), 400), (KeyError("x"), 500)])
+def test_a_fault_in_transcription_has_a_status_streamed_or_not(client, monkeypatch, stream, fault, status):
+    def fail(_student, _parts):
+        raise fault
+
+    monkeypatch.setattr(served, "build_prompt", fail)
+    with pytest.raises(openai.APIStatusError) as failed:
+        ask(client, {"type": "text", "text": "Why?"}, stream=stream)
+    assert failed.value.status_code == status and failed.value.body["message"]
+    assert ("the clip is empty" in failed.value.body["message"]) == (status == 400)
 
 
 def test_another_model_is_not_found_and_the_served_one_is_listed(client):
