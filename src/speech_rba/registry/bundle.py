@@ -51,6 +51,8 @@ SERVING_NEEDS = {
     "mlflow",
     "pandas",
     "pydantic",
+    "av",
+    "onnxruntime",
     "soxr",
     "soundfile",
     "scipy",
