@@ -164,12 +164,21 @@ function addAnswer({ system, answer, seconds, shared, transcript }) {
   element("answers").append(item);
 }
 
+function thumbIcon() { // drawn, since not every machine has a font with thumbs
+  const [icon, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+  icon.setAttribute("viewBox", "0 0 24 24");
+  icon.setAttribute("aria-hidden", "true");
+  path.setAttribute("d", "M2 10h4v11H2z M8 21V10l4-8c2 0 3 1.5 2.5 3.5L13.5 9H19c1.7 0 2.8 1.4 2.4 3l-1.8 7c-.3 1.2-1.3 2-2.5 2z");
+  icon.append(path);
+  return icon;
+}
+
 function thumbs(system, exchange) {
   const row = build("div", { className: "thumbs" });
   row.setAttribute("role", "group");
   row.setAttribute("aria-label", `Rate the answer of ${system}`);
-  for (const [thumb, sign, name] of [["up", "👍", "good"], ["down", "👎", "bad"]]) {
-    const button = build("button", { type: "button", textContent: sign });
+  for (const [thumb, name] of [["up", "good"], ["down", "bad"]]) {
+    const button = build("button", { type: "button" }, thumbIcon());
     button.dataset.thumb = thumb;
     button.setAttribute("aria-label", `The answer of ${system} is ${name}`);
     button.setAttribute("aria-pressed", "false");
