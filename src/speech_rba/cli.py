@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from speech_rba.config import load_params
 from speech_rba.errors import UserError
+
+if TYPE_CHECKING:
+    from speech_rba.model.answering import AnswerResult
+
+UNCERTAIN = 0.5  # probability of a word, below which `talk` marks it
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -71,12 +76,61 @@ def talk(
     (result,) = answer([clip])
     answered = time.perf_counter()
     if result.hypothesis is not None:
-        print(f"Transcript: {result.hypothesis}")
+        print(f"Transcript: {shown_transcript(result)}")
     print(f"Answer:     {result.response}")
     seconds = f"{answered - loaded:.2f} s for {len(clip) / 16_000:.2f} s of audio"
     print(f"Time:       {seconds}, after {loaded - started:.1f} s to load")
     if adapter:
         print(f"Next:       speech-rba talk {file} --method base, the answer without the adapter")
+
+
+def shown_transcript(result: "AnswerResult") -> str:
+    """The transcript, with a question mark in brackets behind each uncertain word; without words, why."""
+    if result.no_speech:
+        return f"(nothing: {result.no_speech})"
+    return " ".join(f"{w.text} (?)" if w.probability < UNCERTAIN else w.text for w in result.words)
+
+
+@app.command(rich_help_panel=ASK)
+def serve(
+    version: Annotated[
+        str | None, typer.Option(help="Of the registry: champion, candidate, or a candidate's number.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of artifacts/: a trained method, or base.")] = None,
+    host: Annotated[str, typer.Option(help="Beyond loopback only with SPEECH_RBA_API_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    max_waiting: Annotated[int, typer.Option(help="Requests that wait for an answer.", min=1)] = 16,
+    max_upload_mb: Annotated[float, typer.Option(help="Size of a request.", min=0.001)] = 64,
+) -> None:
+    """Serve a student as an OpenAI-compatible API; without an option the candidate's method of artifacts/."""
+    from speech_rba.server import commands
+
+    limits = commands.Limits(max_waiting, max_upload_mb)
+    if version and method:
+        raise UserError("--version is of the registry and --method of artifacts/: name one of them")
+    if version:
+        with commands.registered_source(load_params().register_.model_name, version) as source:
+            commands.serve(source, host, port, limits)
+    else:
+        base, adapter = student_folders(method)
+        name = adapter.name if adapter else "base"
+        label = f"{adapter or base} of {Path.cwd().name}"
+        commands.serve(commands.Source(base, adapter, f"speech-rba/{name}", label), host, port, limits)
+
+
+@app.command(rich_help_panel=ASK)
+def demo(
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8001,
+    feedback: Annotated[Path, typer.Option(help="The file that thumbs are written to.")] = Path(
+        "feedback/feedback.jsonl"
+    ),
+    max_upload_mb: Annotated[float, typer.Option(help="Size of a recording.", min=0.001)] = 64,
+) -> None:
+    """Talk to the cascade, the base and every trained method on a page of this machine, and rate answers."""
+    from speech_rba.server import commands
+
+    base, _ = student_folders("base")
+    commands.demo(base, Path("artifacts/align"), port, feedback, max_upload_mb)
 
 
 def student_folders(method: str | None) -> tuple[Path, Path | None]:

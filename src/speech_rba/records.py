@@ -17,7 +17,7 @@ ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the 
 RECORDED = "recorded"  # the voice and engine of a clip that is no synthesized speech
 
 Split = Literal["train", "validation", "test"]  # for training, for selection, for reported scores
-Task = Literal["instruction", "question", "constrained", "translation"]
+Task = Literal["instruction", "question", "constrained", "translation", "feedback"]
 
 
 class Record(BaseModel):
@@ -72,6 +72,22 @@ class Rejected(Record):
     prompt: str
     completion: str
     reason: str
+
+
+Thumb = Literal["up", "down"]
+
+
+class Feedback(Record):
+    """What a person thought of one answer to a recording; a later line on the same answer replaces it."""
+
+    id: str  # of the recording
+    time: str  # ISO 8601, UTC
+    transcript: str | None  # None of a student without a transcript
+    system: str
+    answer: str
+    answers: dict[str, str]  # of all systems
+    thumb: Thumb | None  # None: taken back
+    audio: str | None  # the recording's file, beside this one; None where it was not to be kept
 
 
 AttributeName = Literal["gender", "accent", "rate", "noise", "line"]
@@ -155,6 +171,8 @@ class Feature(Record):
     `judge_hypothesis` is the 1-best transcript of the unadapted Whisper, `wer` its word error rate (a
     fraction) and `mean_logprob` its mean token log-probability; all three are None for degraded training
     speech. `student_hypothesis` is the student's 1-best transcript, None for a student that gives none.
+    `no_speech` says why the student set the clip apart (model/no_speech.py), and then that transcript is
+    empty; `loop_cut` whether the decoding repeated itself and was cut there.
     """
 
     clip_id: str
@@ -168,6 +186,8 @@ class Feature(Record):
     student_hypothesis: str | None
     wer: float | None
     mean_logprob: float | None
+    no_speech: str | None = None
+    loop_cut: bool = False
 
 
 class Answer(Record):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from toy import NAME, make_by_hand, make_version, promote
+from toy import NAME, make_by_hand, make_version, promote, stored
 
 from speech_rba.errors import UserError
 from speech_rba.registry import review
+from speech_rba.registry.versions import fetched_version
 
 
 def test_candidates_newer_than_the_champion_wait(candidate):
@@ -58,3 +59,22 @@ def test_without_versions_nothing_waits(store):
     with pytest.raises(UserError, match="nothing is registered yet: run `make run`"):
         review.compare(NAME)
     assert review.waiting(NAME) == []
+
+
+def test_a_version_is_fetched_with_its_files_unchanged(challenger):
+    for which, name, adapter in (
+        ("champion", "toy", "a"),
+        ("candidate", "toy-candidates", "b"),
+        ("1", "toy-candidates", "a"),
+    ):
+        with fetched_version(NAME, which) as (version, bundle):
+            assert version.name == name
+            assert (bundle / "adapter/adapter_model.safetensors").read_text() == adapter
+            assert (bundle / "base/config.json").exists()
+    adapter_file = stored(version) / "artifacts/bundle/adapter/adapter_model.safetensors"
+    adapter_file.write_text("x")
+    with (
+        pytest.raises(UserError, match="was changed after it was registered"),
+        fetched_version(NAME, "1"),
+    ):
+        pass

@@ -1,5 +1,6 @@
 """A served student gives the answers that were evaluated, whatever other clips are in the batch."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from speech_rba.data.audio import read_audio
 from speech_rba.model.answering import load_answerer
 from speech_rba.model.student import Student, StudentConfig
 from speech_rba.records import Answer, Clip, Message, Question, Row, Sampling, read_jsonl, write_jsonl
+from speech_rba.server.student import answer, load
 from speech_rba.stages import evaluate, features
 from speech_rba.synthesis.augment import white_noise, with_noise
 from speech_rba.synthesis.voices.voices import speak
@@ -152,8 +154,21 @@ def test_the_mlflow_model_gives_the_evaluated_answers(project, evaluated, tmp_pa
     served.load_context(SimpleNamespace(artifacts={"bundle": str(tmp_path)}))
     clips = read_jsonl(project / "voice/manifest.jsonl", Clip)
     audio = [(project / "voice" / clip.path).read_bytes() for clip in clips]
-    answers = served.predict(None, pd.DataFrame({"audio": audio}))
-    assert list(answers["answer"]) == [evaluated[clip.id, "sft"] for clip in clips]
+    rows = served.predict(None, pd.DataFrame({"audio": [*audio, b"no sound"]}))
+    *answers, unanswered = rows["answer"]
+    assert answers == [evaluated[clip.id, "sft"] for clip in clips] and unanswered == ""
+    *errors, error = rows["error"]
+    assert not any(errors) and error.startswith(f"recording {len(clips) + 1} is no readable audio file")
+    talk = load_answerer(project / "base", project / "align/sft")([read_audio(io.BytesIO(audio[0]), "clip")])
+    assert rows["transcript"][0] == talk[0].hypothesis and rows["no_speech"][0] == (talk[0].no_speech or "")
+
+
+def test_the_server_gives_the_evaluated_answers_whole_and_streamed(project, evaluated):
+    clips = read_jsonl(project / "voice/manifest.jsonl", Clip)
+    served = load(project / "base", project / "align/sft")
+    for clip in clips[:4]:
+        prompt, *pieces = answer(served, [read_audio(project / "voice" / clip.path)])
+        assert prompt.hypothesis and "".join(pieces) == evaluated[clip.id, "sft"]
 
 
 def test_the_adapter_of_these_tests_changes_answers(evaluated):

@@ -23,7 +23,7 @@ FOLDERS = ("voice", "validation", "gate", "base", "methods", "evaluation", "repo
 
 class Result:
     def __init__(self, response):
-        self.response = response
+        self.response, self.hypothesis, self.no_speech = response, None, None
 
 
 def load_answerer(base, adapter):
@@ -184,7 +184,9 @@ def check_run(run_id):
 def check_stored_files():
     student = mlflow.pyfunc.load_model("models:/speech-rba-candidates@candidate")
     audio = pd.DataFrame({"audio": [Path("voice/1.flac").read_bytes()]})
-    assert student.predict(audio).to_dict("records") == [{"answer": "baserba 3200", "error": ""}]
+    assert student.predict(audio).to_dict("records") == [
+        {"answer": "baserba 3200", "error": "", "transcript": "", "no_speech": ""}
+    ]
     with bundle.fetched("models:/speech-rba-candidates/1") as model:
         stored = read_jsonl(model / bundle.BUNDLE / "answers.jsonl", Answer)
     assert [(a.suite, a.clip_id, a.condition, a.response) for a in stored] == [

@@ -8,9 +8,10 @@ import pytest
 
 from speech_rba.config import Params, load_params
 from speech_rba.errors import UserError
-from speech_rba.records import Row, read_jsonl
+from speech_rba.records import Feedback, Row, read_jsonl, write_jsonl
 from speech_rba.stages import synthesize
 from speech_rba.synthesis import keep_rows
+from speech_rba.synthesis.feedback import by_content, feedback_prompts
 from speech_rba.synthesis.teacher import load_teacher
 from speech_rba.synthesis.write_round import Candidate, Round, Sources, write_round
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
 
 
-def with_texts(**changes: int) -> Params:
+def with_texts(**changes: int | str) -> Params:
     """Parameters with small batches and short answers, and no rows but those of `changes`."""
     none = {"num_instructions": 0, "num_questions": 0, "num_constrained": 0}
     small = {"seed": 1, "batch_size": 8, "max_query_tokens": 16, "max_completion_tokens": 16}
@@ -79,6 +80,48 @@ def test_a_stopped_run_continues_to_the_same_rows_and_writes_no_round_twice(proj
     reasons = json.loads(Path("second/report.json").read_text())["rejected"]
     assert sum(reasons.values()) == len(Path("second/rejected.jsonl").read_text().splitlines())
     assert reasons["no_completion"] > 0
+
+
+def rated(transcript: str, system: str = "base", thumb: str | None = "up", name: str = "1") -> Feedback:
+    answers = {"base": "It is."}
+    return Feedback(
+        id=name,
+        time="2026-01-01T00:00:00+00:00",
+        transcript=transcript,
+        system=system,
+        answer="It is.",
+        answers=answers,
+        thumb=thumb,
+        audio=None,
+    )
+
+
+def test_rated_questions_become_prompts_that_the_teacher_answers(project, teacher, monkeypatch):
+    monkeypatch.setattr(keep_rows, "load_teacher", lambda _assets: teacher)
+    rows = [
+        rated("What is the capital of France?"),
+        rated("What is the capital of France?", thumb="down", name="2"),
+        rated("The mail is 100 % late #now.", name="3"),  # no spoken query
+        rated("Who wrote this book?", name="4"),
+        rated("Who wrote this book?", thumb=None, name="4"),  # taken back
+    ]
+    write_jsonl(Path("feedback.jsonl"), rows)
+    synthesize.run(with_texts(feedback=by_content(Path("feedback.jsonl"))), Path("data"), Path("out"))
+    [row] = read_jsonl(Path("out/rows.jsonl"), Row)
+    assert row.task == "feedback" and row.id.startswith("f-") and "Paris" in row.completion
+    assert row.prompt == "What is the capital of France?"
+    assert json.loads(Path("out/report.json").read_text())["rejected"] == {"not_speakable": 1}
+
+
+def test_a_feedback_file_that_has_changed_is_refused_by_what_to_write(project):
+    write_jsonl(Path("feedback.jsonl"), [rated("Why?")])
+    named = by_content(Path("feedback.jsonl"))
+    write_jsonl(Path("feedback.jsonl"), [rated("Why not?")])
+    with pytest.raises(UserError, match=f"set synthesize.feedback to {by_content(Path('feedback.jsonl'))}"):
+        feedback_prompts(named)
+    Path("feedback.jsonl").unlink()
+    with pytest.raises(UserError, match=r"feedback\.jsonl of synthesize\.feedback is missing"):
+        feedback_prompts(named)
 
 
 def test_the_teacher_writes_the_same_round_again(teacher):

@@ -63,6 +63,16 @@ class Assets(Group):
     target_language: Literal["Spanish", "German"] | None
 
 
+def _file_by_content(feedback: str) -> str:
+    """FILE#HASH: the hash identifies a file by its content."""
+    name, _, digest = feedback.rpartition("#")
+    if name and re.fullmatch(r"[0-9a-f]{16}", digest):
+        return feedback
+    if Path(feedback).is_file():
+        raise ValueError(f"name the file with its content: write {feedback}#{sha256(Path(feedback))[:16]}")
+    raise ValueError("name the file with its content: write FILE#HASH, the first 16 hex digits of its sha256")
+
+
 class Synthesize(Group):
     seed: int
     num_instructions: Count
@@ -80,6 +90,7 @@ class Synthesize(Group):
     max_words: PositiveInt
     near_duplicate: Share
     min_round_trip: Share
+    feedback: Annotated[str, AfterValidator(_file_by_content)] | None
 
 
 class Voice(Group):

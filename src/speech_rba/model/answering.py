@@ -1,7 +1,7 @@
 """Spoken questions in, written answers out: the student with its adapter, as it is evaluated and served."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from speech_rba.model.audio_tower import Hypothesis, Word
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.students import load_student
-from speech_rba.model.text import whole_sentences
+from speech_rba.model.text import settled, whole_sentences
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,14 +23,6 @@ BATCH = 64  # prompts answered together; the answers do not depend on it
 
 
 NOTHING_HEARD = "I heard no speech. Please say it again."
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a transcript; its probability is the product of its tokens' posteriors."""
-
-    text: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,17 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     aligned.student.get_ready()
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
-        prompts, hypotheses = aligned.student.encode_audio(clips)
-        responses, _ = aligned.respond(prompts)
-        return [AnswerResult(h, response) for h, response in zip(hypotheses, responses, strict=True)]
+        hypotheses = aligned.student.transcribe_exactly(clips)
+        responses, _ = aligned.respond([aligned.student.build_prompt(h) for h in hypotheses])
+        return [answer_result(aligned.student, h, r) for h, r in zip(hypotheses, responses, strict=True)]
 
     return answer
+
+
+def answer_result(student: SpeechStudent, hypothesis: Hypothesis, response: str) -> AnswerResult:
+    """What a listener is told of a clip: its transcript, each word's probability, and the response."""
+    words = student.transcript_words(hypothesis)
+    return AnswerResult(student.transcript(hypothesis), response, words, hypothesis.no_speech)
 
 
 class AlignedStudent:
@@ -92,15 +92,43 @@ class AlignedStudent:
     ) -> tuple[list[str], int]:
         """The text of the greedy answer to each prompt, and the number of tokens of all.
 
-        An answer that the token limit cut ends with its last whole sentence; one without a whole sentence
-        stays as it is.
+        NOTHING_HEARD is the answer to a prompt without positions, which a clip without speech has. An answer
+        that the token limit cut ends with its last whole sentence; one without a whole sentence stays as it
+        is.
         """
-        tokenizer, limit = self.student.tokenizer, self.student.config.max_completion_tokens
+        limit = self.student.config.max_completion_tokens
         greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": limit}
-        ids = self.answer(prompts, batch_size=BATCH, on_batch=on_batch, **greedy)
-        texts = [str(tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
-        ended = [i[-1] == tokenizer.eos_token_id for i in ids]
-        return [whole_sentences(t, e) or t for t, e in zip(texts, ended, strict=True)], sum(map(len, ids))
+        said = [prompt for prompt in prompts if len(prompt)]
+        ids = self.answer(said, batch_size=BATCH, on_batch=on_batch, **greedy) if said else []
+        on_batch(len(prompts) - len(said))
+        responses = iter([self._response(i) for i in ids])
+        return [next(responses) if len(p) else NOTHING_HEARD for p in prompts], sum(map(len, ids))
+
+    def stream(self, prompt: SoftTokens) -> Iterator[str]:
+        """The pieces of the greedy answer to `prompt`, each when it is certain to stay: together the text of
+        `respond`.
+
+        The first sentence comes token by token, a later one when it has ended, since the token limit may cut
+        it.
+        """
+        if not len(prompt):
+            yield NOTHING_HEARD
+            return
+        given, ids = "", []
+        with self._adapted(self.adapts(prompt)):
+            for token_id in self.student.stream(prompt, self.student.config.max_completion_tokens):
+                ids.append(token_id)
+                text = settled(str(self.student.tokenizer.decode(ids, skip_special_tokens=True)))
+                if len(text) > len(given):
+                    yield text[len(given) :]
+                    given = text
+        if rest := self._response(ids)[len(given) :]:
+            yield rest
+
+    def _response(self, ids: list[int]) -> str:
+        tokenizer = self.student.tokenizer
+        text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return whole_sentences(text, ids[-1] == tokenizer.eos_token_id) or text
 
     def logps(self, prompts: list[SoftTokens], completions: list[list[int]]) -> list[float]:
         """log p of each completion given its prompt, in nats."""
@@ -113,8 +141,12 @@ class AlignedStudent:
         for adapted in (False, True):
             places = [i for i, prompt in enumerate(prompts) if self.adapts(prompt) == adapted]
             if places:
-                with nullcontext() if adapted or self.model is None else self.model.disable_adapter():
+                with self._adapted(adapted):
                     part = compute([prompts[i] for i in places], [others[i] for i in places])
                 for place, result in zip(places, part, strict=True):
                     results[place] = result
         return results
+
+    def _adapted(self, adapted: bool) -> AbstractContextManager:
+        """A context in which the adapter takes part, or does not."""
+        return nullcontext() if adapted or self.model is None else self.model.disable_adapter()

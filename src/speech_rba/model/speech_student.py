@@ -2,6 +2,7 @@
 encodes audio."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTok
 from transformers.cache_utils import DynamicLayer
 
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import Hypothesis
+from speech_rba.model.audio_tower import Hypothesis, Word
 from speech_rba.model.bridge import SoftTokens
-from speech_rba.model.generation import generate, prefill
+from speech_rba.model.generation import generate, prefill, stream
 from speech_rba.model.language import embed
 
 FROZEN = "language_model."
@@ -57,6 +58,10 @@ class SpeechStudent(PreTrainedModel):
         """The words of a hypothesis; None of a student without a transcript."""
         raise NotImplementedError
 
+    def transcript_words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
+        """Each word of a hypothesis with its probability; none of a student without a transcript."""
+        return ()
+
     def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
         """Written prompts in the same form: the input of the teacher and of the cascade."""
         raise NotImplementedError
@@ -69,15 +74,20 @@ class SpeechStudent(PreTrainedModel):
         """For PEFT: the layers to train, among them those of the language model with these names."""
         raise NotImplementedError
 
+    def transcribe_exactly(self, clips: list[np.ndarray]) -> list[Hypothesis]:
+        """The hypothesis of each clip (float32, 16 kHz mono), as held-out clips are transcribed."""
+        limits = {"top_k": self.config.soft_top_k, "max_tokens": self.config.max_transcript_tokens}
+        return self.transcribe(clips, **limits, dtype=torch.float32)
+
     def encode_audio(self, clips: list[np.ndarray]) -> tuple[list[SoftTokens], list[str | None]]:
         """The prompt and the transcript of each clip (float32, 16 kHz mono), whatever its batch."""
-        limits = {"top_k": self.config.soft_top_k, "max_tokens": self.config.max_transcript_tokens}
-        hypotheses = self.transcribe(clips, **limits, dtype=torch.float32)
+        hypotheses = self.transcribe_exactly(clips)
         return [self.build_prompt(h) for h in hypotheses], [self.transcript(h) for h in hypotheses]
 
     def is_uncertain(self, prompt: SoftTokens) -> bool:
-        """Whether the ASR uncertainty of `prompt` is high enough that an adapter learns from it."""
-        return prompt.asr_uncertainty >= self.config.min_asr_uncertainty
+        """Whether the ASR uncertainty of `prompt` is high enough that an adapter learns from it; none learns
+        from a prompt without positions."""
+        return len(prompt) > 0 and prompt.asr_uncertainty >= self.config.min_asr_uncertainty
 
     def uses_attributes(self, prompt: SoftTokens) -> bool:
         """Whether the answer depends on `prompt.attribute_features`."""
@@ -123,6 +133,15 @@ class SpeechStudent(PreTrainedModel):
             embeds, prefix = self.prompt_embeds(prompts), embed(self.language_model, self.prefix_ids)
         eos = self.tokenizer.eos_token_id
         return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
+
+    def stream(self, prompt: SoftTokens, max_new_tokens: int) -> Iterator[int]:
+        """Token ids of the greedy answer to `prompt`, each when it is known."""
+        with torch.no_grad():
+            [embeds], prefix = self.prompt_embeds([prompt]), embed(self.language_model, self.prefix_ids)
+        eos = self.tokenizer.eos_token_id
+        yield from stream(
+            self.language_model, embeds, prefix=prefix, eos_token_id=eos, max_new_tokens=max_new_tokens
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Writes the config and what is not frozen; the frozen parts are named in the config, not copied."""

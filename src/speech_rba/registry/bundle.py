@@ -51,6 +51,8 @@ SERVING_NEEDS = {
     "mlflow",
     "pandas",
     "pydantic",
+    "av",
+    "onnxruntime",
     "soxr",
     "soundfile",
     "scipy",
@@ -61,7 +63,8 @@ def log_student(bundle: Path, serving: Path) -> str:
     """The id of the model now stored with the open run: the code file `serving` and the folder `bundle`."""
     assert bundle.name == Path(BUNDLE).name, bundle  # MLflow names its copy after the folder
     warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is complete
-    outputs = Schema([ColSpec(DataType.string, name) for name in ("answer", "error")])
+    columns = ("answer", "error", "transcript", "no_speech")
+    outputs = Schema([ColSpec(DataType.string, name) for name in columns])
     info = mlflow.pyfunc.log_model(
         name="student",
         python_model=str(serving),

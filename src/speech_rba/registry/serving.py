@@ -6,6 +6,7 @@ is bytes and never a path, so that a server opens no file that a caller names.
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
@@ -13,6 +14,11 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
 from speech_rba.errors import UserError
+
+if TYPE_CHECKING:
+    from speech_rba.model.answering import AnswerResult
+
+EMPTY = {"answer": "", "error": "", "transcript": "", "no_speech": ""}
 
 
 class Student(PythonModel):
@@ -23,32 +29,40 @@ class Student(PythonModel):
         self.answer = load_answerer(bundle / "base", bundle / "adapter")
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        """One row for each recording in the column `audio`, bytes of a file: its `answer` and its `error`.
+        """One row for each recording in the column `audio`, bytes of a file: its `answer`, its `error`, its
+        `transcript`, and `no_speech`, the reason for which nothing was transcribed.
 
-        One of the two is empty: a recording that cannot be answered has an error.
+        What does not apply is empty: a recording that cannot be answered has an error and no answer.
         """
         from speech_rba.data.audio import read_audio
 
-        rows, clips = [("", "")] * len(model_input), {}
+        rows, clips = [EMPTY] * len(model_input), {}
         for position, audio in enumerate(model_input["audio"]):
             try:
                 clips[position] = read_audio(io.BytesIO(audio), f"recording {position + 1}")
             except UserError as unreadable:
-                rows[position] = ("", str(unreadable))
-        for position, (answer, error) in zip(clips, self.answers(list(clips.values())), strict=True):
-            rows[position] = (answer, error and f"recording {position + 1}: {error}")
-        return pd.DataFrame(rows, columns=["answer", "error"], dtype=object)
+                rows[position] = EMPTY | {"error": str(unreadable)}
+        for position, row in zip(clips, self.answers(list(clips.values())), strict=True):
+            error = row["error"] and f"recording {position + 1}: {row['error']}"
+            rows[position] = row | {"error": error}
+        return pd.DataFrame(rows, columns=list(EMPTY), dtype=object)
 
-    def answers(self, clips: list[np.ndarray]) -> list[tuple[str, str]]:
-        """(answer, error) of each clip; one that cannot be answered stops no other."""
+    def answers(self, clips: list[np.ndarray]) -> list[dict[str, str]]:
+        """The row of each clip; one that cannot be answered stops no other."""
         if not clips:
             return []
         try:
-            return [(result.response, "") for result in self.answer(clips)]
+            return [answered(result) for result in self.answer(clips)]
         except UserError as error:
             if len(clips) == 1:
-                return [("", str(error))]
-        return [answer for clip in clips for answer in self.answers([clip])]
+                return [EMPTY | {"error": str(error)}]
+        return [row for clip in clips for row in self.answers([clip])]
+
+
+def answered(result: "AnswerResult") -> dict[str, str]:
+    """The row of an answered recording."""
+    transcript, no_speech = result.hypothesis or "", result.no_speech or ""
+    return EMPTY | {"answer": result.response, "transcript": transcript, "no_speech": no_speech}
 
 
 mlflow.models.set_model(Student())

@@ -10,8 +10,9 @@ from speech_rba.config import Params
 from speech_rba.errors import UserError
 from speech_rba.records import Rejected, Row, write_jsonl
 from speech_rba.stages import main, publish, workdir
+from speech_rba.synthesis.feedback import feedback_prompts
 from speech_rba.synthesis.filters import NearDuplicates
-from speech_rba.synthesis.keep_rows import Writer, kept_rows
+from speech_rba.synthesis.keep_rows import Writer, kept_feedback, kept_rows
 from speech_rba.synthesis.quotas import NUM_ROWS
 from speech_rba.synthesis.write_round import read_sources
 
@@ -29,7 +30,8 @@ def run(params: Params, data: Path, out: Path, purpose: str = "alignment") -> No
     started = time.perf_counter()
     writer = Writer(params, read_sources(params.synthesize, data), work)
     duplicates = NearDuplicates(params.synthesize.near_duplicate)
-    results = [result for task in NUM_ROWS for result in kept_rows(writer, task, duplicates)]
+    results = list(kept_feedback(writer, feedback_prompts(params.synthesize.feedback), duplicates))
+    results += [result for task in NUM_ROWS for result in kept_rows(writer, task, duplicates)]
     rows = [result for result in results if isinstance(result, Row)]
     rejected = [result for result in results if isinstance(result, Rejected)]
     report = {
@@ -52,7 +54,7 @@ def for_purpose(params: Params, purpose: str) -> Params:
     if purpose == "alignment":
         return params
     texts = params.asr_adapter.texts.model_dump(include={"seed", "num_instructions", "num_questions"})
-    texts["num_constrained"] = 0
+    texts |= {"num_constrained": 0, "feedback": None}
     return params.model_copy(update={"synthesize": params.synthesize.model_copy(update=texts)})
 
 

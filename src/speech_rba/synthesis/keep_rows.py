@@ -1,7 +1,7 @@
 """The rows that a task keeps of the teacher's rounds, and the rejected candidates with their reasons."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from speech_rba.synthesis.filters import NearDuplicates, completion_fault, query
 from speech_rba.synthesis.prompts import template_hash
 from speech_rba.synthesis.quotas import NUM_ROWS, quotas, split_of, text_digest
 from speech_rba.synthesis.teacher import Teacher, load_teacher
-from speech_rba.synthesis.write_round import Candidate, Round, Sources, write_round
+from speech_rba.synthesis.write_round import Candidate, Round, Sources, answer_feedback, write_round
 
 MAX_ROUNDS = 200  # a teacher that writes next to nothing usable is an error, not an endless loop
 
@@ -48,11 +48,21 @@ class Writer:
 
     def candidates(self, task: Task, number: int) -> list[Candidate]:
         """The candidates of a round, from `work` or from the teacher."""
-        path = self.work / f"{task}-{number:03}.jsonl"
+        current = Round(task, number, self.params.synthesize)
+        return self._written(
+            f"{task}-{number:03}",
+            lambda teacher: write_round(teacher, self.params, self.sources, current),
+        )
+
+    def feedback(self, prompts: list[str]) -> list[Candidate]:
+        """The candidates of people's prompts, from `work` or from the teacher."""
+        return self._written("feedback", lambda teacher: answer_feedback(teacher, self.params, prompts))
+
+    def _written(self, name: str, write: Callable[[Teacher], list[Candidate]]) -> list[Candidate]:
+        path = self.work / f"{name}.jsonl"
         if not path.exists():
             teacher, began = self.teacher, time.perf_counter()  # the time to load the teacher does not count
-            current = Round(task, number, self.params.synthesize)
-            written = write_round(teacher, self.params, self.sources, current)
+            written = write(teacher)
             self.seconds += time.perf_counter() - began
             self.tokens += sum(candidate.num_tokens for candidate in written)
             write_jsonl(path, written)
@@ -86,6 +96,15 @@ def kept_rows(writer: Writer, task: Task, duplicates: NearDuplicates) -> Iterato
             f"after {MAX_ROUNDS} rounds {left.total()} of {num_rows} texts are missing ({dict(left)}): lower "
             f"synthesize.{setting}, or loosen the filters of synthesize"
         )
+
+
+def kept_feedback(writer: Writer, prompts: list[str], duplicates: NearDuplicates) -> Iterator[Row | Rejected]:
+    """Each of people's prompts with the teacher's answer, kept or rejected; all that pass are kept."""
+    for candidate in writer.feedback(prompts) if prompts else []:
+        if reason := fault(candidate, writer.params, duplicates):
+            yield rejected(candidate, reason)
+        else:
+            yield kept(candidate, split_of(candidate.prompt, writer.params.synthesize), writer.params)
 
 
 def fault(candidate: Candidate, params: Params, duplicates: NearDuplicates) -> str | None:

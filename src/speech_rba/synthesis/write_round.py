@@ -77,8 +77,25 @@ class Round:
 
 def write_round(teacher: Teacher, params: Params, sources: Sources, current: Round) -> list[Candidate]:
     """The candidates of one round, one a query."""
-    settings = params.synthesize
     queries, instructions = write_queries(teacher, sources, current)
+    return answered(teacher, params, current, queries, instructions)
+
+
+def answer_feedback(teacher: Teacher, params: Params, prompts: list[str]) -> list[Candidate]:
+    """The candidates of people's prompts."""
+    queries = [Text(prompt, True, 0) for prompt in prompts]
+    return answered(teacher, params, Round("feedback", 0, params.synthesize), queries, [[] for _ in queries])
+
+
+def answered(
+    teacher: Teacher,
+    params: Params,
+    current: Round,
+    queries: list[Text],
+    instructions: list[list[Instruction]],
+) -> list[Candidate]:
+    """The queries with the teacher's answers to those that can be spoken."""
+    settings = params.synthesize
     limits = (settings.min_words, settings.max_words)
     speakable = [i for i, q in enumerate(queries) if not query_fault(q.content, q.finished, *limits)]
     prompts = {i: reply_ids(queries[i].content, teacher.tokenizer, params.assets) for i in speakable}
