@@ -12,8 +12,9 @@ import jiwer
 from speech_rba.config import Evaluate
 from speech_rba.data.measures import normalize
 from speech_rba.evaluation.items import Item
+from speech_rba.evaluation.scorers import SCORERS
 from speech_rba.evaluation.statistics import paired_rate_bootstrap, rate_bootstrap
-from speech_rba.records import RECORDED, Question
+from speech_rba.records import ALIGNMENT, RECORDED
 
 WHISPER, STUDENT = "Whisper", "student"
 ALL, SENTENCES, WORDS = "all", "sentences", "single words"  # sets besides the subfolders
@@ -26,7 +27,7 @@ MAX_RATIO = 3  # of words transcribed to words spoken, above which a transcript 
 
 @dataclass(frozen=True)
 class Transcribed:
-    """One clip with its reference and the hypothesis of each transcriber."""
+    """One clip with its reference and the hypotheses of two transcribers."""
 
     suite: str
     folder: str  # its set
@@ -49,12 +50,6 @@ def transcribed_clip(
     return Transcribed(suite, parts[0] if len(parts) > 1 else "", speaker, condition, reference, hypotheses)
 
 
-def only_transcribed(question: Question, reference: str) -> bool:
-    """Whether a clip has no answer to score: neither the teacher's `reference` nor a target."""
-    targets = (question.answers, question.choice, question.refuse, question.judged, question.instructions)
-    return not any((reference, *targets, question.translations, question.targets))
-
-
 def people_table(items: list[Item], settings: Evaluate) -> list[dict]:
     """As `error_rates`, of the items that are only transcribed; none where the student has no transcript."""
     clips = [
@@ -67,9 +62,14 @@ def people_table(items: list[Item], settings: Evaluate) -> list[dict]:
             {WHISPER: item.judge_hypothesis, STUDENT: item.student_hypothesis},
         )
         for item in items
-        if item.student_hypothesis is not None and only_transcribed(item.question, item.reference)
+        if item.student_hypothesis is not None and only_transcribed(item)
     ]
     return error_rates(clips, settings.num_bootstrap, settings.seed)
+
+
+def only_transcribed(item: Item) -> bool:
+    """Whether the clip is of a suite and its question has no target."""
+    return item.suite != ALIGNMENT and not any(item.question.target(kind) for kind in SCORERS)
 
 
 def error_rates(clips: list[Transcribed], num_bootstrap: int, seed: int) -> list[dict]:
@@ -123,11 +123,8 @@ def error_rate(clips: list[Transcribed], num_bootstrap: int, seed: int) -> dict:
     names = list(clips[0].hypotheses)
     errors = {name: [word_errors(c.reference, c.hypotheses[name]) for c in clips] for name in names}
     rates = {name: rate_bootstrap(errors[name], words, num_bootstrap, seed, speakers) for name in names}
-    difference = None
-    if len(names) > 1:
-        first, second, *_ = errors.values()
-        pair = paired_rate_bootstrap(second, first, words, num_bootstrap, seed, speakers)
-        difference = with_interval("value", pair, speakers)
+    first, second = errors.values()
+    pair = paired_rate_bootstrap(second, first, words, num_bootstrap, seed, speakers)
     return {
         "n": len(clips),
         "num_speakers": len(set(speakers)),
@@ -137,7 +134,7 @@ def error_rate(clips: list[Transcribed], num_bootstrap: int, seed: int) -> dict:
             {"transcriber": name} | with_interval("wer", rates[name], speakers) | faults(clips, name)
             for name in names
         ],
-        "difference": difference,
+        "difference": with_interval("value", pair, speakers),
     }
 
 
@@ -178,5 +175,6 @@ def first_word(text: str) -> str:
 
 
 def is_too_long(reference: str, hypothesis: str) -> bool:
-    """Whether a transcript has more than MAX_RATIO times the words of the reference."""
-    return len(normalize(hypothesis).split()) > MAX_RATIO * len(normalize(reference).split())
+    """Whether a transcript has more than MAX_RATIO times the written words of the reference."""
+    # not normalised: that joins "seven, seven, seven" to one number
+    return len(hypothesis.split()) > MAX_RATIO * len(reference.split())
