@@ -77,6 +77,48 @@ def talk(
         print(f"Next:       speech-rba talk {file} --method base, the answer without the adapter")
 
 
+@app.command(rich_help_panel=ASK)
+def serve(
+    version: Annotated[
+        str | None, typer.Option(help="Of the registry: champion, candidate, or a candidate's number.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of artifacts/: a trained method, or base.")] = None,
+    host: Annotated[str, typer.Option(help="Beyond loopback only with SPEECH_RBA_API_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    max_waiting: Annotated[int, typer.Option(help="Requests that wait for an answer.", min=1)] = 16,
+    max_upload_mb: Annotated[float, typer.Option(help="Size of a request.", min=0.001)] = 64,
+) -> None:
+    """Serve a student as an OpenAI-compatible API; without an option the candidate's method of artifacts/."""
+    from speech_rba.server import commands
+
+    limits = commands.Limits(max_waiting, max_upload_mb)
+    if version and method:
+        raise UserError("--version is of the registry and --method of artifacts/: name one of them")
+    if version:
+        with commands.registered_source(load_params().register_.model_name, version) as source:
+            commands.serve(source, host, port, limits)
+    else:
+        base, adapter = student_folders(method)
+        name = adapter.name if adapter else "base"
+        label = f"{adapter or base} of {Path.cwd().name}"
+        commands.serve(commands.Source(base, adapter, f"speech-rba/{name}", label), host, port, limits)
+
+
+@app.command(rich_help_panel=ASK)
+def demo(
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8001,
+    feedback: Annotated[Path, typer.Option(help="The file that thumbs are written to.")] = Path(
+        "feedback/feedback.jsonl"
+    ),
+    max_upload_mb: Annotated[float, typer.Option(help="Size of a recording.", min=0.001)] = 64,
+) -> None:
+    """Talk to the cascade, the base and every trained method on a page of this machine, and rate answers."""
+    from speech_rba.server import commands
+
+    base, _ = student_folders("base")
+    commands.demo(base, Path("artifacts/align"), port, feedback, max_upload_mb)
+
+
 def student_folders(method: str | None) -> tuple[Path, Path | None]:
     """The folders of the base and of the method's adapter, None for the base alone.
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -105,6 +107,31 @@ def no_candidate(client: mlflow.MlflowClient, model_name: str) -> str:
         f"the newest version of {name} was deleted in MLflow; left: {', '.join(map(str, left))}; name one, "
         f"as in `speech-rba promote {left[-1]}`, or {REGISTER_AGAIN}"
     )
+
+
+@contextmanager
+def fetched_version(model_name: str, which: str) -> Iterator[tuple[ModelVersion, Path]]:
+    """Inside the block a version and a copy of its bundle, with the hashes of its tags.
+
+    `which` is champion, previous, candidate, or the number of a candidate.
+
+    Raises:
+        UserError: there is no such version, a person made it in MLflow, or it was changed.
+    """
+    with refusals():
+        client = connect(model_name)
+        name = model_name if which in ("champion", "previous") else candidates(model_name)
+        version = by_number(client, name, which) if which.isdigit() else by_alias(client, name, which)
+    if version is None:
+        numbers = ", ".join(map(str, numbers_of(client, candidates(model_name)))) or "none"
+        raise UserError(
+            f"{name} has no {'version ' if which.isdigit() else ''}{which}; candidates: {numbers}; name "
+            "champion, previous, candidate or the number of a candidate"
+        )
+    check_tags(version)
+    with fetched(f"models:/{version.name}/{version.version}") as model:
+        check_hashes(version, model)
+        yield version, model / BUNDLE
 
 
 @refusals()
