@@ -134,20 +134,20 @@ def result_rows(clips: list[Transcribed], params: Params) -> list[tables.Row]:
 
 
 def rows_of(table: str, row: dict) -> list[tables.Row]:
-    """Word error rates, their difference, and counts of questions and of transcripts that are too long."""
-    place = {"suite": row["set"], "condition": row["condition"]}
+    """Word error rates, their difference, and the number of clips whose transcript is a question or too long."""
+    place, n = {"suite": row["set"], "condition": row["condition"]}, row["n"]
     rows = []
-    for t in row["transcribers"]:
+    for part in row["transcribers"]:
         values = {
-            "wer": (t["wer"], t["low"], t["high"], row["n"]),
-            "statements_as_questions": (t["num_questions"], None, None, row["num_statements"]),
-            "too_long": (t["num_too_long"], None, None, row["n"]),
+            "wer": (part["wer"], part["low"], part["high"]),
+            "num_statements_as_questions": (part["num_questions"], None, None),
+            "num_too_long": (part["num_too_long"], None, None),
         }
-        for metric, (value, low, high, n) in values.items():
-            rows.append(result_row(table, t["transcriber"], None, place, metric, (value, low, high), n))
+        for metric, estimate in values.items():
+            rows.append(result_row(table, part["transcriber"], None, place, metric, estimate, n))
     pair = row["difference"]
     interval = (pair["value"], pair["low"], pair["high"])
-    return [*rows, result_row(table, ADAPTED, WHISPER, place, "wer", interval, row["n"])]
+    return [*rows, result_row(table, ADAPTED, WHISPER, place, "wer", interval, n)]
 
 
 def result_row(
