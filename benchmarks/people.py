@@ -134,7 +134,7 @@ def result_rows(clips: list[Transcribed], params: Params) -> list[tables.Row]:
 
 
 def rows_of(table: str, row: dict) -> list[tables.Row]:
-    """Word error rates, their difference, and the number of clips whose transcript is a question or too long."""
+    """Word error rates, their difference, and the numbers of transcripts that are questions or too long."""
     place, n = {"suite": row["set"], "condition": row["condition"]}, row["n"]
     rows = []
     for part in row["transcribers"]:
