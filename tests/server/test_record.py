@@ -33,10 +33,12 @@ def served(folder: Path) -> Iterator[str]:
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    yield url_of(opened)
-    server.should_exit = True
-    thread.join()
-    opened.close()
+    try:
+        yield url_of(opened)
+    finally:
+        server.should_exit = True
+        thread.join()
+        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,8 @@ def test_a_person_records_listens_and_records_again_in_a_browser(tmp_path, spoke
             page.wait_for_timeout(1000 * seconds)
             page.get_by_role("button", name="Stop").click()
             page.get_by_text("Saved:").wait_for()
-            page.wait_for_function("document.querySelector('#player').readyState > 0")
+            while page.evaluate("document.querySelector('#player').readyState") == 0:
+                page.wait_for_timeout(50)  # the page's policy forbids `wait_for_function`
             durations.append(soundfile.info(first).duration)
         page.get_by_role("button", name="Next").click()
         assert QUESTIONS[1].prompt in page.inner_text("#prompt")
