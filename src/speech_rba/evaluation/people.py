@@ -44,7 +44,7 @@ class Transcribed:
 def transcribed_clip(
     suite: str, row_id: str, voice: str, condition: str, reference: str, hypotheses: dict[str, str]
 ) -> Transcribed:
-    """The clip of the recording `row_id`; without a named speaker it stands for one of its own."""
+    """The clip of the recording `row_id`, which counts as a speaker where none is named."""
     parts = PurePosixPath(row_id).parts
     speaker = row_id if voice == RECORDED else voice
     return Transcribed(suite, parts[0] if len(parts) > 1 else "", speaker, condition, reference, hypotheses)
