@@ -49,9 +49,34 @@ def fetch_suite(
     from speech_rba.suites import hub
 
     files = hub.fetch_suite(dataset, folder)
-    name = re.sub(r"[^a-z0-9]+", "_", folder.name.lower()).strip("_")
     print(f"{folder} holds {', '.join(files)}")
-    print(f"Next: add to params.yaml, below evaluate.suites:\n  {name}: {folder}")
+    print(f"Next: {suite_entry(folder)}")
+
+
+@app.command(rich_help_panel=MAKE)
+def record(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or one to go on with.")],
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8002,
+) -> None:
+    """Open a page that records ten spoken questions with the microphone, to evaluate on them."""
+    from speech_rba.server import record
+    from speech_rba.server.commands import listen
+    from speech_rba.server.listen import open_socket, url_of
+
+    session = record.open_session(folder, record.choose_questions(Path("data/suites/spoken_qa")))
+    opened = open_socket("127.0.0.1", port)
+    print(f"Page:    {url_of(opened)}, for a browser on this machine; stop with Ctrl-C", flush=True)
+    listen(record.build_app(session, suite_entry(folder)), opened)
+    num_recorded = len(session.recorded())
+    print(f"{folder} holds {num_recorded} of {len(session.questions)} questions")
+    again = f"speech-rba record {folder}, to record the others; or " * (num_recorded < len(session.questions))
+    print(f"Next:    {again}{suite_entry(folder)}")
+
+
+def suite_entry(folder: Path) -> str:
+    """What to do so that the next run evaluates on the suite in `folder`."""
+    name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
+    return f"add to params.yaml, below evaluate.suites:\n  {name}: {folder}"
 
 
 @app.command(rich_help_panel=ASK)

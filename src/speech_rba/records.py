@@ -14,7 +14,7 @@ from speech_rba.errors import UserError
 
 Condition = str  # a recording condition: a key of voice.conditions in params.yaml
 ALIGNMENT = "alignment"  # the suite of synthesized rows; params.yaml names the others
-RECORDED = "recorded"  # the voice and engine of a clip that is no synthesized speech
+RECORDED = "recorded"  # the engine of a clip that is no synthesized speech, and its voice without a speaker
 
 Split = Literal["train", "validation", "test"]  # for training, for selection, for reported scores
 Task = Literal["instruction", "question", "constrained", "translation", "feedback"]

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from speech_rba.evaluation.statistics import bootstrap, paired_bootstrap, recovery
+from speech_rba.errors import UserError
+from speech_rba.evaluation.statistics import (
+    bootstrap,
+    paired_bootstrap,
+    paired_rate_bootstrap,
+    rate_bootstrap,
+    recovery,
+)
 
 
 def test_bootstrap_of_equal_values_has_no_width():
@@ -42,6 +49,20 @@ def test_paired_bootstrap_p_value_by_hand():
     assert paired_bootstrap([1, 0], [0, 1], 999, 0)[3] == 1
     # one 0 and three 1: only 0000 of 256 resamples reaches 0 -> p about 2 / 256
     assert paired_bootstrap([0, 1, 1, 1], [0, 0, 0, 0], 50_000, 0)[3] == pytest.approx(2 / 256, rel=0.2)
+
+
+def test_a_rate_is_over_all_of_its_totals_and_resamples_clusters():
+    # speaker x has 1 of 2 and 0 of 2 words wrong, y 4 of 6: resamples are xx 1/4, xy 5/10, yy 2/3
+    errors, words, speakers = [1, 0, 4], [2, 2, 6], ["x", "x", "y"]
+    assert rate_bootstrap(errors, words, 2000, 0, speakers) == pytest.approx((1 / 2, 1 / 4, 2 / 3))
+    difference = paired_rate_bootstrap(errors, [0, 0, 0], words, 999, 0, speakers)
+    assert difference == pytest.approx((1 / 2, 1 / 4, 2 / 3, 2 / 1000))
+
+
+def test_a_rate_leaves_out_resamples_without_a_total():
+    assert rate_bootstrap([0, 1], [0, 2], 100, 0, ["x", "y"]) == (0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match="a total above 0"):
+        rate_bootstrap([1], [0], 100, 0, ["x"])
 
 
 def test_recovery_by_hand():

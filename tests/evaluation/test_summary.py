@@ -31,6 +31,23 @@ SCORES = {
         {"suite": "quiz", "condition": "clean", "asr_adapter": "student", "n": 3, "value": 0.1},
         {"suite": "quiz", "condition": "babble", "asr_adapter": "student", "n": 1, "value": 0.5},
     ],
+    "people": [
+        {
+            "suite": "voices",
+            "set": name,
+            "condition": condition,
+            "transcribers": [
+                {"transcriber": "Whisper", "wer": 0.25},
+                {"transcriber": "student", "wer": 0.125},
+            ],
+            "difference": {"value": -0.125, "low": low, "high": low and -low},
+        }
+        for name, condition, low in (
+            ("all", "clean", -0.5),
+            ("all", "hum", -0.5),
+            ("readers", "degraded", None),
+        )
+    ],
     "minutes": 4.567,
 }
 LOGS = {
@@ -53,6 +70,10 @@ def test_the_metrics_hold_the_main_scores_by_suite_metric_system_and_condition(f
     metrics = json.loads((folder / "scores.json").read_text())
     assert metrics["quiz"]["accuracy"] == {"text": {"text": 0.75}, "sft": {"all": 0.5123}}
     assert metrics["quiz"]["wer"] == {"student": 0.2}  # (3 * 0.1 + 1 * 0.5) / 4
+    assert metrics["voices"]["people"] == {
+        "all": {"clean": {"Whisper": 0.25, "student": 0.125, "difference": -0.125, "low": -0.5, "high": 0.5}},
+        "readers": {"degraded": {"Whisper": 0.25, "student": 0.125, "difference": -0.125}},
+    }
     assert metrics["minutes"] == 4.57 and "token_f1" not in metrics["quiz"]
 
 

@@ -53,6 +53,19 @@ def test_metrics_are_named_by_system_suite_condition_and_metric():
         "validation": [row | {"value": 0.75}],
         "recovery": [row | {"value": 0.25}],
         "wer": [{"suite": "s", "asr_adapter": "student", "condition": "babble", "value": 0.3, "n": 2}],
+        "people": [
+            {
+                "suite": "voices",
+                "set": "80 % (loud)",
+                "condition": condition,
+                "transcribers": [
+                    {"transcriber": "Whisper", "wer": 0.25},
+                    {"transcriber": "student", "wer": 0.5},
+                ],
+                "difference": {"value": 0.25},
+            }
+            for condition in ("clean", "hum")
+        ],
         "cost": [{"system": "rba", "tokens_per_s": 9.0, "real_time_factor": None}],
     }
     assert score_metrics(scores) == {
@@ -60,6 +73,9 @@ def test_metrics_are_named_by_system_suite_condition_and_metric():
         "validation/rba/s/all/accuracy": 0.75,
         "rba/s/all/accuracy_recovery": 0.25,
         "transcriber/student/s/babble/wer": 0.3,
+        "people/Whisper/voices/80 _ _loud_/clean/wer": 0.25,
+        "people/student/voices/80 _ _loud_/clean/wer": 0.5,
+        "people/difference/voices/80 _ _loud_/clean/wer": 0.25,
         "rba/cost/tokens_per_s": 9.0,
     }
 

@@ -102,6 +102,7 @@ def scores_of(answers: list[Answer]) -> dict:
     return {
         "systems": SYSTEMS,
         "wer": [],
+        "people": [],
         "reward_hacking": {},
         "scores": table.scores,
         "paired": table.paired,

@@ -117,7 +117,7 @@ def write_scores(test, validation):
     rows.append(row | {"system": "text", "condition": "text", "value": 0.5})
     validation_rows = [row | {"system": system, "value": value} for system, value in validation.items()]
     scores = {"systems": ["text", *test], "scores": rows, "validation": validation_rows}
-    scores |= {"recovery": [], "cost": [], "wer": []}
+    scores |= {"recovery": [], "cost": [], "wer": [], "people": []}
     failed_check = {
         "name": "length_drift",
         "critical": True,

@@ -12,6 +12,7 @@ import soundfile
 
 from speech_rba.config import Params, load_params
 from speech_rba.evaluation.comparisons import comparisons, described_metrics
+from speech_rba.evaluation.people import error_rates, transcribed_clip
 from speech_rba.evaluation.score_table import score_table
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, write_jsonl
 from speech_rba.stages.report import run
@@ -156,6 +157,24 @@ def make_corpora() -> list[dict]:
     ]
 
 
+def make_people() -> list[dict]:
+    """Two sets, one of a single speaker: the student has a word wrong in each clip."""
+    clips = [
+        transcribed_clip(
+            "voices",
+            f"{folder}/{number}.wav",
+            f"{folder} {number}",
+            condition,
+            "the cat sat on it",
+            {"Whisper": "The cat sat on it.", "student": "What cat sat on it?"},
+        )
+        for folder, num in (("readers", 3), ("learner", 1))
+        for number in range(num)
+        for condition in ("clean", "telephone")
+    ]
+    return error_rates(clips, 50, 0)
+
+
 def make_scores(answers: list[Answer]) -> dict:
     systems = [name for name in SYSTEMS if any(answer.system == name for answer in answers)]
     table = score_table(answers, systems, SETTINGS)
@@ -172,6 +191,7 @@ def make_scores(answers: list[Answer]) -> dict:
         "paired": table.paired,
         "recovery": table.recovery,
         "wer": wer,
+        "people": make_people(),
         "cost": [{"system": name, "tokens_per_s": 280.0, "real_time_factor": 0.4} for name in systems],
         "minutes": 4.2,
         "reward_hacking": {"sft": [], "rba": [DRIFT]},
@@ -314,6 +334,18 @@ def test_the_page_shows_counts_unparsed_shares_and_corpus_scores(page):
     assert re.search(r"<td>12.3</td>\s*<td>45.6</td>\s*<td>50</td>", page)
     assert "<td>67.8</td>" in page and page.count("<td>32.1</td>") == len(SHARES)
     assert "<td>–</td>" in page  # the forgetting rate where the text system follows nothing
+
+
+def test_the_page_shows_recordings_of_people_by_set_and_condition(page):
+    section = page[page.index('id="people"') : page.index('id="gains"')]
+    assert "voices: word error rate (%)" in section and section.count("<svg") == 1
+    for title in ("as recorded", "degraded", "all recordings, by condition"):
+        assert section.count(f'<th scope="col">{title}</th>') == 1
+    assert re.search(r"readers<small>\s*3 clips, 3 speakers</small>", section)
+    assert re.search(r"learner<small>\s*1 clips, 1 speaker</small>", section)
+    assert re.search(r'<td class="worse">\s*\+20.0\s*<small class="interval">\+20.0 to \+20.0', section)
+    assert re.search(r'<td class="open">\s*\+20.0\s*<small>one speaker', section)
+    assert "<td>3<small> of 3</small></td>" in section  # statements as questions
 
 
 def test_the_page_is_the_same_every_time_and_links_data_docs_that_exist(artifacts, page, tmp_path):

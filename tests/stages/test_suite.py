@@ -65,12 +65,13 @@ def test_recordings_are_for_the_test_split_and_bad_rows_are_reported(project, ca
     tone = 0.1 * np.sin(np.arange(16_000) / 10) * (np.arange(16_000) % 4000 > 2000)
     for name in ("1", "2"):
         soundfile.write(f"quiz/{name}.wav", tone, 16_000)
-    table = "file\tquestion\tanswer\n1.wav\tWhy?\tso\n2.wav\tWho?\tme\n3.wav\tNo?\tno\n"
+    table = "file\tquestion\tanswer\tspeaker\n1.wav\tWhy?\tso\tann\n2.wav\tWho?\tme\n3.wav\tNo?\tno\n"
     Path("quiz/quiz.tsv").write_text(table)
     clips, report = run(PARAMS)
     assert report["num_questions"] == 2 and report["num_refused"] == 1
     assert {clip.split for clip in clips.values()} == {"test"}
     assert {clip.engine for clip in clips.values()} == {"recorded"}
+    assert [clip.voice for clip in clips.values()] == ["ann"] * 3 + ["recorded"] * 3
     conditions = [clip.condition for clip in clips.values()]
     assert conditions == ["clean", *SOUND[:2], "clean", *SOUND[2:4]]
     assert np.allclose(soundfile.read("out/" + clips["quiz-00000-clean"].path)[0], tone, atol=1e-3)

@@ -269,10 +269,10 @@ def test_transcripts_may_lack_a_heading(tmp_path, heading):
 
 
 def test_transcripts_may_have_more_columns_and_another_order(tmp_path):
-    table = "speaker\ttext\tfile\n12\ttoday\twav/1.wav\n"
-    assert read_questions(read_suite(suite(tmp_path, table, "transcripts.tsv"))[0]) == [
-        ("wav/1.wav", "today", [])
-    ]
+    table = "speaker\ttext\tfile\n12\ttoday\twav/1.wav\n\tbook a room\twav/2.wav\n"
+    recordings, _ = read_suite(suite(tmp_path, table, "transcripts.tsv"))
+    assert read_questions(recordings) == [("wav/1.wav", "today", []), ("wav/2.wav", "book a room", [])]
+    assert [recording.speaker for recording in recordings] == ["12", ""]
 
 
 # ---- questions of this project

@@ -1,4 +1,4 @@
-"""Means, paired differences and recovery with 95 % percentile intervals of the bootstrap; numpy alone.
+"""Means, rates, paired differences and recovery with 95 % percentile intervals of the bootstrap; numpy alone.
 
 The scores of clips of one row depend on each other, because the clips share their text: with `clusters`,
 whole rows are resampled. Without `clusters`, each value is resampled by itself.
@@ -38,9 +38,37 @@ def paired_bootstrap(
     """
     mean, means = _resampled_means([a, b], num_samples, seed, clusters)
     differences = means[:, 0] - means[:, 1]
-    other_side = min((differences <= 0).sum(), (differences >= 0).sum())
-    p_value = min(1.0, 2 * (1 + other_side.item()) / (num_samples + 1))
-    return (mean[0] - mean[1]).item(), *_interval(differences), p_value
+    return (mean[0] - mean[1]).item(), *_interval(differences), _p_value(differences)
+
+
+def rate_bootstrap(
+    counts: Sequence[float],
+    totals: Sequence[float],
+    num_samples: int,
+    seed: int,
+    clusters: Sequence[Hashable],
+) -> tuple[float, float, float]:
+    """(rate, low, high): the sum of `counts` over the sum of `totals`, as of word errors over words.
+
+    Raises:
+        UserError: there are no values, or all totals are 0.
+    """
+    [rate], rates = _resampled_rates([counts], totals, num_samples, seed, clusters)
+    return rate.item(), *_interval(rates[:, 0])
+
+
+def paired_rate_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    totals: Sequence[float],
+    num_samples: int,
+    seed: int,
+    clusters: Sequence[Hashable],
+) -> tuple[float, float, float, float]:
+    """As `paired_bootstrap`, of the rates of `a` and `b` over the same `totals`."""
+    rate, rates = _resampled_rates([a, b], totals, num_samples, seed, clusters)
+    differences = rates[:, 0] - rates[:, 1]
+    return (rate[0] - rate[1]).item(), *_interval(differences), _p_value(differences)
 
 
 def recovery(
@@ -70,19 +98,49 @@ def _interval(resampled: np.ndarray) -> tuple[float, float]:
     return low.item(), high.item()
 
 
+def _p_value(differences: np.ndarray) -> float:
+    other_side = min((differences <= 0).sum(), (differences >= 0).sum())
+    return min(1.0, 2 * (1 + other_side.item()) / (len(differences) + 1))
+
+
 def _resampled_means(
     columns: Sequence[Sequence[float]], num_samples: int, seed: int, clusters: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means of K columns, (K,), and of every resample, (num_samples, K); columns share resamples."""
     values = _checked_values(columns)
+    resampled = _resampled_sums(values, num_samples, seed, clusters)
+    return values.mean(axis=0), resampled[:, :-1] / resampled[:, -1:]
+
+
+def _resampled_rates(
+    columns: Sequence[Sequence[float]],
+    totals: Sequence[float],
+    num_samples: int,
+    seed: int,
+    clusters: Sequence[Hashable],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rates of K columns over `totals`, (K,), and of every resample that has a total above 0, (N, K)."""
+    values = _checked_values([*columns, totals])
+    sums = values.sum(axis=0)
+    if sums[-1] <= 0:
+        raise UserError("a rate needs a total above 0: drop groups without a reference word")
+    resampled = _resampled_sums(values, num_samples, seed, clusters)
+    resampled = resampled[resampled[:, -2] > 0]
+    return sums[:-1] / sums[-1], resampled[:, :-2] / resampled[:, -2:-1]
+
+
+def _resampled_sums(
+    values: np.ndarray, num_samples: int, seed: int, clusters: Sequence[Hashable] | None
+) -> np.ndarray:
+    """The sums of `values` (N, K) and, in a last column, the number of values in every resample,
+    (num_samples, K + 1)."""
     ids = range(len(values)) if clusters is None else clusters
     if len(ids) != len(values):
         raise UserError(f"{len(values)} values need as many cluster ids, got {len(ids)}")
     codes = {name: code for code, name in enumerate(dict.fromkeys(ids))}
-    sums = np.zeros((len(codes), values.shape[1] + 1))  # the last column counts a cluster's values
+    sums = np.zeros((len(codes), values.shape[1] + 1))
     np.add.at(sums, [codes[name] for name in ids], np.column_stack([values, np.ones(len(values))]))
-    resampled = _cluster_counts(len(sums), num_samples, seed) @ sums
-    return values.mean(axis=0), resampled[:, :-1] / resampled[:, -1:]
+    return _cluster_counts(len(sums), num_samples, seed) @ sums
 
 
 def _checked_values(columns: Sequence[Sequence[float]]) -> np.ndarray:

@@ -10,7 +10,8 @@ CONDITION_FIELDS = ("suite", "condition", "system", "label", "accuracy", "low", 
 
 
 def summary(scores: dict) -> dict:
-    """SUMMARY_METRICS by suite, metric, system and condition, and word error rates over all clips."""
+    """SUMMARY_METRICS by suite, metric, system and condition, word error rates over all clips, and those on
+    recordings that are only transcribed by set and condition."""
     table: dict = {}
     for row in scores["scores"]:
         if row["metric"] in SUMMARY_METRICS and row["condition"] in SUMMARY_CONDITIONS:
@@ -18,7 +19,19 @@ def summary(scores: dict) -> dict:
             by_system.setdefault(row["system"], {})[row["condition"]] = round(row["value"], 4)
     for (suite, transcriber), rate in overall_wer(scores["wer"]).items():
         table.setdefault(suite, {}).setdefault("wer", {})[transcriber] = round(rate, 4)
+    for row in scores["people"]:
+        if row["condition"] in SUMMARY_CONDITIONS:
+            by_set = table.setdefault(row["suite"], {}).setdefault("people", {}).setdefault(row["set"], {})
+            by_set[row["condition"]] = people_numbers(row)
     return table | {"minutes": round(scores["minutes"], 2)}
+
+
+def people_numbers(row: dict) -> dict[str, float]:
+    """The word error rate of each transcriber, and the difference with its interval where it has one."""
+    pair = row["difference"]
+    numbers = {part["transcriber"]: part["wer"] for part in row["transcribers"]}
+    numbers |= {"difference": pair["value"], "low": pair["low"], "high": pair["high"]}
+    return {name: round(value, 4) for name, value in numbers.items() if value is not None}
 
 
 def overall_wer(rows: list[dict]) -> dict[tuple[str, str], float]:

@@ -1,5 +1,7 @@
 """What the registry reads in scores.json: its values as MLflow metrics, and the value that ranks a method."""
 
+import re
+
 from speech_rba.errors import UserError
 
 
@@ -14,6 +16,12 @@ def score_metrics(scores: dict) -> dict[str, float]:
         metrics["{system}/{suite}/{condition}/{metric}_recovery".format(**row)] = row["value"]
     for row in scores["wer"]:
         metrics["transcriber/{asr_adapter}/{suite}/{condition}/wer".format(**row)] = row["value"]
+    for row in scores["people"]:
+        if row["condition"] in ("clean", "degraded"):
+            place = re.sub(r"[^\w ./:-]", "_", "{suite}/{set}/{condition}".format(**row), flags=re.ASCII)
+            rates = {part["transcriber"]: part["wer"] for part in row["transcribers"]}
+            rates["difference"] = row["difference"]["value"]
+            metrics |= {f"people/{name}/{place}/wer": rate for name, rate in rates.items()}
     for row in scores["cost"]:
         metrics |= {f"{row['system']}/cost/{key}": row[key] for key in ("tokens_per_s", "real_time_factor")}
     return {name: value for name, value in metrics.items() if value is not None}

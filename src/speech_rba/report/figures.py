@@ -7,6 +7,7 @@ from speech_rba.report import plots
 from speech_rba.report.results import Results, Style, plain
 from speech_rba.report.tables import score_table
 
+ERROR_RATE = Style("word error rate (%)", 100, 1)
 TRAINING_CURVES = (  # phase (None: any), name in the log, title, unit
     ("sft", "loss", "Loss on the teacher's answers", "cross-entropy (nats)"),
     ("rba", "loss", "Policy loss", "loss"),
@@ -46,6 +47,20 @@ def suite_figures(results: Results, suite: str) -> dict:
         "voice": Markup(plots.points(by_voice, voices, style, text)),
         "snr": snr_figure(by_snr, style) if by_snr else None,
     }
+
+
+def people_figure(table: dict) -> Markup:
+    """SVG of the word error rates of a table of `people_tables`, by set and condition."""
+    estimates: dict[int, dict[str, plots.Estimate]] = {}
+    for _, label, rows in table["parts"][:2]:
+        for row in rows:
+            category = f"{plain(row[label])}, {plain(row['condition'])}"
+            for index, part in enumerate(row["transcribers"]):
+                value = part["wer"]
+                interval = (value, value) if part["low"] is None else (part["low"], part["high"])
+                estimates.setdefault(index, {})[category] = (value, *interval)
+    categories = list(dict.fromkeys(name for by_name in estimates.values() for name in by_name))
+    return Markup(plots.points(estimates, categories, ERROR_RATE, None))
 
 
 def estimate(row: dict) -> plots.Estimate:

@@ -10,13 +10,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from speech_rba.errors import UserError
 from speech_rba.report import plots
 from speech_rba.report.examples import examples
-from speech_rba.report.figures import suite_figures, training_curves
+from speech_rba.report.figures import ERROR_RATE, people_figure, suite_figures, training_curves
 from speech_rba.report.results import Results, Style, plain
 from speech_rba.report.tables import (
     check_tables,
     data_counts,
     gain_table,
     minutes_by_stage,
+    people_tables,
     score_tables,
     wer_only_suites,
     word_error_rates,
@@ -44,6 +45,7 @@ def render(results: Results, num_examples: int) -> str:
             wer_only={
                 suite: word_error_rates(results.scores, suite) for suite in wer_only_suites(results.scores)
             },
+            people=[table | {"svg": people_figure(table)} for table in people_tables(results)],
             gains=[gain_table(results, suite) for suite in results.suites],
             figures=[suite_figures(results, suite) for suite in results.suites],
             curves=training_curves(results),
@@ -67,6 +69,7 @@ def environment() -> Environment:
     jinja.globals.update(
         glyphs=plots.GLYPHS,
         share=Style("recovery (%)", 100, 0),
+        points=ERROR_RATE,
         pair_sign=pair_sign,
         name=plain,
     )

@@ -72,9 +72,35 @@ def word_error_rates(scores: dict, suite: str) -> dict[str, dict[str, float]]:
 
 
 def wer_only_suites(scores: dict) -> list[str]:
-    """The suites of recordings without questions: their only score is the word error rate."""
-    scored = {row["suite"] for row in scores["scores"]}
+    """The suites of recordings without questions whose word error rates `people_tables` does not show."""
+    scored = {row["suite"] for row in [*scores["scores"], *scores["people"]]}
     return list(dict.fromkeys(row["suite"] for row in scores["wer"] if row["suite"] not in scored))
+
+
+def people_tables(results: Results) -> list[dict]:
+    """A table for each suite of recordings that are only transcribed: {suite, transcribers, parts}.
+
+    `parts` holds (title, key of a row's label, rows): the sets as recorded, the sets degraded, and all
+    recordings by condition. A row has `sign`, whether the student is better or worse than Whisper.
+    """
+    rows = [row | {"sign": error_sign(row["difference"])} for row in results.scores["people"]]
+    tables = []
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        of_suite = [row for row in rows if row["suite"] == suite]
+        groups = [
+            ("as recorded", "set", [row for row in of_suite if row["condition"] == "clean"]),
+            ("degraded", "set", [row for row in of_suite if row["condition"] == "degraded"]),
+            ("all recordings, by condition", "condition", [row for row in of_suite if row["set"] == "all"]),
+        ]
+        transcribers = [part["transcriber"] for part in of_suite[0]["transcribers"]]
+        parts = [part for part in groups if part[2]]
+        tables.append({"suite": suite, "transcribers": transcribers, "parts": parts})
+    return tables
+
+
+def error_sign(difference: dict) -> str:
+    """`better` or `worse` where the interval of a difference of errors excludes 0, else `open`."""
+    return "open" if difference["low"] is None else sign(-difference["high"], -difference["low"])
 
 
 def gain_table(results: Results, suite: str) -> dict:

@@ -11,6 +11,7 @@ from speech_rba.config import Params
 from speech_rba.errors import UserError
 from speech_rba.evaluation.comparisons import comparisons, described_metrics
 from speech_rba.evaluation.items import Inputs, Item, load_items, questions_by_row
+from speech_rba.evaluation.people import people_table
 from speech_rba.evaluation.score_table import score_table, wer_table
 from speech_rba.evaluation.scorers import corpus_tables
 from speech_rba.evaluation.summary import write_summary
@@ -76,6 +77,7 @@ def all_scores(params: Params, items: list[Item], answers: list[Answer], methods
     """scores.json without costs: tables of the test split, and validation scores that choose a method."""
     systems = list(dict.fromkeys(answer.system for answer in answers))
     test, settings = of_split(answers, "test"), params.evaluate
+    test_items = [item for item in items if item.split == "test"]
     table = score_table(test, systems, settings)
     validation = score_table(of_split(answers, "validation"), systems, settings)
     checks = {
@@ -93,7 +95,8 @@ def all_scores(params: Params, items: list[Item], answers: list[Answer], methods
         "corpora": corpora,
         "comparisons": comparisons(test, table.scores, validation.scores, systems, settings),
         "metrics": described_metrics(table.scores, corpora),
-        "wer": wer_table([item for item in items if item.split == "test"]),
+        "wer": wer_table(test_items),
+        "people": people_table(test_items, settings),
     }
 
 

@@ -37,7 +37,7 @@ def run(params: Params, name: str, folder: Path, data: Path, out: Path) -> None:
         speeches = plan_questions(params.voice, training, name, questions, params.suite.validation_share)
         clips, _ = record_all(speeches, talkers, work)
     else:
-        readers = [(recording.question, recording.read) for recording in recordings]
+        readers = [(recording.question, recording.speaker, recording.read) for recording in recordings]
         clips = degrade_recordings(params, name, readers, talkers, work)
     report = {
         "num_questions": len(questions),

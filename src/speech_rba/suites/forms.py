@@ -58,9 +58,9 @@ def _tables(folder: Path) -> list[Path]:
     if len(forms) != 1 or len(by_form[0]) > 1:
         names = ", ".join(file.name for tables in forms for file in tables) or "none of them"
         raise UserError(
-            f"{folder} is no suite: it needs {QUESTIONS}, {TRANSCRIPTS} (file, text), one .tsv (question, "
-            "answer, file) beside its recordings, or VoiceBench's .parquet files, and nothing else of these; "
-            f"it has {names}"
+            f"{folder} is no suite: it needs {QUESTIONS}, {TRANSCRIPTS} (file, text, speaker), one .tsv "
+            "(question, answer, file) beside its recordings, or VoiceBench's .parquet files, and nothing "
+            f"else of these; it has {names}"
         )
     return forms[0]
 
@@ -85,12 +85,14 @@ def _written(row: TableRow) -> Recording:
 
 def _transcribed(folder: Path, row: TableRow) -> Recording:
     file, name = file_inside(folder, row.values["sound"], ["", "wav/"])
-    return Recording(Question(id=name, prompt=prompt_of(row.values), answers=[]), file, name)
+    question = Question(id=name, prompt=prompt_of(row.values), answers=[])
+    return Recording(question, file, name, row.values.get("speaker") or "")
 
 
 def _spoken(folder: Path, row: TableRow) -> Recording:
     file, name = file_inside(folder, row.values["sound"], ["wav/", ""])
-    return Recording(question_of(row.values, row.values.get("id") or name), file, name)
+    question = question_of(row.values, row.values.get("id") or name)
+    return Recording(question, file, name, row.values.get("speaker") or "")
 
 
 def _voicebench(subset: str, number: str, row: TableRow) -> Recording:

@@ -3,7 +3,7 @@
 A folder holds one of
 
 - `questions.jsonl` of Question: questions of this project, to be synthesized as speech;
-- `transcripts.tsv` (file, text): recordings that are only transcribed;
+- `transcripts.tsv` (file, text, speaker): recordings that are only transcribed; the speaker may be missing;
 - one other `.tsv` with a heading (question, answer, file), its files beside it or under wav/, as in
   LLaMA-Questions;
 - `.parquet` files in VoiceBench's form (arXiv 2410.17196): `prompt`, `audio`, and columns to score by.

@@ -26,6 +26,7 @@ class Recording:
     question: Question
     sound: Path | bytes | None
     name: str  # for error messages
+    speaker: str = ""  # empty where the table names none
 
     def read(self) -> np.ndarray:
         """float32 `(samples,)`, 16 kHz."""

@@ -25,6 +25,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "sound": SOUND_COLUMNS,
     "id": ("id",),
     "kwargs": ("kwargs",),
+    "speaker": ("speaker", "speaker id"),
 }
 ANSWERS = re.compile(r"(answers?|references?|alias(es)?)( ?\d+)?")  # all such columns count
 

@@ -21,13 +21,14 @@ Read = Callable[[], np.ndarray]  # gives float32 `(N,)` at 16 kHz
 def degrade_recordings(
     params: Params,
     suite: str,
-    recordings: list[tuple[Question, Read]],
+    recordings: list[tuple[Question, str, Read]],
     talkers: list[tuple[str, str]],
     work: Path,
 ) -> list[Clip]:
-    """The clips of each recording, in `work` too; a clip that is there already is not made again."""
+    """The clips of each recording (question, speaker, samples), in `work` too; a clip that is there already
+    is not made again."""
     clips: list[Clip] = []
-    for number, (question, read) in enumerate(tqdm(recordings, desc=f"read {suite}", mininterval=2)):
+    for number, (question, speaker, read) in enumerate(tqdm(recordings, desc=f"read {suite}", mininterval=2)):
         audio: np.ndarray | None = None
         for condition in ["clean", *in_turn(SOUND, number, params.suite.conditions_per_recording)]:
             clip_id = f"{suite}-{number:05}-{condition}"
@@ -38,7 +39,7 @@ def degrade_recordings(
                 degraded = CONDITIONS[condition].degrade(audio, draw)
                 if condition != "clean":
                     degraded = augment.at_level(degraded, RECORDING_DB)
-                clip = recorded_clip(clip_id, suite, question, condition, draw.strength, audio)
+                clip = recorded_clip(clip_id, suite, question, speaker, condition, draw.strength, audio)
                 save_clip(degraded, clip, work)
             clips.append(saved_clip(clip_id, work))
     check_ids([clip.id for clip in clips])
@@ -49,6 +50,7 @@ def recorded_clip(
     clip_id: str,
     suite: str,
     question: Question,
+    speaker: str,
     condition: Condition,
     strength: dict[str, float],
     audio: np.ndarray,
@@ -64,7 +66,7 @@ def recorded_clip(
         path=f"clips/{clip_id}.flac",
         transcript=question.prompt,
         spoken=question.prompt,
-        voice=RECORDED,
+        voice=speaker or RECORDED,
         engine=RECORDED,
         heldout_voice=True,
         rate=1.0,
