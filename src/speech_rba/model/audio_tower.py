@@ -26,6 +26,8 @@ from speech_rba.model.generation import BufferedLayer, worth_leaving
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 30  # Whisper's position table ends there
+# Shorter windows loop: words wrong of 100 spoken digits with 4 s 75 %, with 6 s 21 %, with 30 s 43 %
+MIN_WINDOW_S = 6
 SILENCE_FRAMES = 100  # 2 s
 SAMPLES_PER_FRAME = 320  # of the encoder
 
@@ -281,9 +283,9 @@ def encode_features(encoder: WhisperEncoder, features: torch.Tensor) -> tuple[to
 
 
 def window_s(clip_s: float) -> float:
-    """Seconds of the window in which a clip of `clip_s` is transcribed: whole seconds with at least one of
-    silence."""
-    return min(MAX_SECONDS, int(clip_s) + 2)
+    """Seconds of the window in which a clip of `clip_s` is transcribed: whole seconds, so that clips share
+    one, with at least one of silence."""
+    return min(MAX_SECONDS, max(MIN_WINDOW_S, int(clip_s) + 2))
 
 
 def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
