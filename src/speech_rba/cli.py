@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from speech_rba.config import load_params
 from speech_rba.errors import UserError
+
+if TYPE_CHECKING:
+    from speech_rba.model.answering import AnswerResult
+
+UNCERTAIN = 0.5  # probability of a word, below which `talk` marks it
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -69,12 +74,19 @@ def talk(
     (result,) = answer([clip])
     answered = time.perf_counter()
     if result.hypothesis is not None:
-        print(f"Transcript: {result.hypothesis}")
+        print(f"Transcript: {shown_transcript(result)}")
     print(f"Answer:     {result.response}")
     seconds = f"{answered - loaded:.2f} s for {len(clip) / 16_000:.2f} s of audio"
     print(f"Time:       {seconds}, after {loaded - started:.1f} s to load")
     if adapter:
         print(f"Next:       speech-rba talk {file} --method base, the answer without the adapter")
+
+
+def shown_transcript(result: "AnswerResult") -> str:
+    """The transcript, with a question mark in brackets behind each uncertain word; without words, why."""
+    if result.no_speech:
+        return f"(nothing: {result.no_speech})"
+    return " ".join(f"{w.text} (?)" if w.probability < UNCERTAIN else w.text for w in result.words)
 
 
 def student_folders(method: str | None) -> tuple[Path, Path | None]:

@@ -155,6 +155,8 @@ class Feature(Record):
     `judge_hypothesis` is the 1-best transcript of the unadapted Whisper, `wer` its word error rate (a
     fraction) and `mean_logprob` its mean token log-probability; all three are None for degraded training
     speech. `student_hypothesis` is the student's 1-best transcript, None for a student that gives none.
+    `no_speech` says why the student set the clip apart (model/no_speech.py), and then that transcript is
+    empty; `loop_cut` whether the decoding repeated itself and was cut there.
     """
 
     clip_id: str
@@ -168,6 +170,8 @@ class Feature(Record):
     student_hypothesis: str | None
     wer: float | None
     mean_logprob: float | None
+    no_speech: str | None = None
+    loop_cut: bool = False
 
 
 class Answer(Record):

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from speech_rba.model.audio_tower import Hypothesis, Word
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
+from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.students import load_student
 from speech_rba.model.text import settled, whole_sentences
 
@@ -21,14 +23,6 @@ BATCH = 64  # prompts answered together; the answers do not depend on it
 
 
 NOTHING_HEARD = "I heard no speech. Please say it again."
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a transcript; its probability is the product of its tokens' posteriors."""
-
-    text: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,17 @@ def load_answerer(base: Path, adapter: Path | None) -> Callable[[list[np.ndarray
     aligned.student.get_ready()
 
     def answer(clips: list[np.ndarray]) -> list[AnswerResult]:
-        prompts, hypotheses = aligned.student.encode_audio(clips)
-        responses, _ = aligned.respond(prompts)
-        return [AnswerResult(h, response) for h, response in zip(hypotheses, responses, strict=True)]
+        hypotheses = aligned.student.transcribe_exactly(clips)
+        responses, _ = aligned.respond([aligned.student.build_prompt(h) for h in hypotheses])
+        return [answer_result(aligned.student, h, r) for h, r in zip(hypotheses, responses, strict=True)]
 
     return answer
+
+
+def answer_result(student: SpeechStudent, hypothesis: Hypothesis, response: str) -> AnswerResult:
+    """What a listener is told of a clip: its transcript, each word's probability, and the response."""
+    words = student.transcript_words(hypothesis)
+    return AnswerResult(student.transcript(hypothesis), response, words, hypothesis.no_speech)
 
 
 class AlignedStudent:
@@ -92,13 +92,17 @@ class AlignedStudent:
     ) -> tuple[list[str], int]:
         """The text of the greedy answer to each prompt, and the number of tokens of all.
 
-        An answer that the token limit cut ends with its last whole sentence; one without a whole sentence
-        stays as it is.
+        NOTHING_HEARD is the answer to a prompt without positions, which a clip without speech has. An answer
+        that the token limit cut ends with its last whole sentence; one without a whole sentence stays as it
+        is.
         """
         limit = self.student.config.max_completion_tokens
         greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": limit}
-        ids = self.answer(prompts, batch_size=BATCH, on_batch=on_batch, **greedy)
-        return [self._response(i) for i in ids], sum(map(len, ids))
+        said = [prompt for prompt in prompts if len(prompt)]
+        ids = self.answer(said, batch_size=BATCH, on_batch=on_batch, **greedy) if said else []
+        on_batch(len(prompts) - len(said))
+        responses = iter([self._response(i) for i in ids])
+        return [next(responses) if len(p) else NOTHING_HEARD for p in prompts], sum(map(len, ids))
 
     def stream(self, prompt: SoftTokens) -> Iterator[str]:
         """The pieces of the greedy answer to `prompt`, each when it is certain to stay: together the text of
@@ -107,6 +111,9 @@ class AlignedStudent:
         The first sentence comes token by token, a later one when it has ended, since the token limit may cut
         it.
         """
+        if not len(prompt):
+            yield NOTHING_HEARD
+            return
         given, ids = "", []
         with self._adapted(self.adapts(prompt)):
             for token_id in self.student.stream(prompt, self.student.config.max_completion_tokens):

@@ -2,8 +2,10 @@
 1-best."""
 
 import functools
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from speech_rba.assets.resolve import CONVERTED, resolve, sha256
 from speech_rba.compute.device import device
 from speech_rba.errors import UserError
 from speech_rba.model.generation import BufferedLayer, worth_leaving
+from speech_rba.model.no_speech import loop_start, no_speech_reason
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 30  # Whisper's position table ends there
@@ -30,6 +33,7 @@ MAX_SECONDS = 30  # Whisper's position table ends there
 MIN_WINDOW_S = 6
 SILENCE_FRAMES = 100  # 2 s
 SAMPLES_PER_FRAME = 320  # of the encoder
+SPACE = "Ġ"  # how byte-level BPE writes a leading space
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,16 @@ class Hypothesis:
     hidden: torch.Tensor  # (T, H) the decoder state that gave each position
     attribute_features: torch.Tensor  # (2 H,) mean and deviation over time of the encoder's first layer
     mean_logprob: float  # of the 1-best, the end token included
+    no_speech: str | None = None  # why the clip is set apart, and then T is 0: one of no_speech.REASONS
+    loop_cut: bool = False  # whether the decoding repeated itself and was cut there
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a transcript; its probability is the product of its tokens' posteriors."""
+
+    text: str
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,15 @@ class AudioTower:
 
     def text(self, token_ids: list[int]) -> str:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+    def words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
+        """The words of a hypothesis, in order; a punctuation mark belongs to the word before it."""
+        token_ids, probs = hypothesis.token_ids.tolist(), hypothesis.top_probs[:, 0].tolist()
+        pieces = self.tokenizer.convert_ids_to_tokens(token_ids)
+        starts = [t for t, piece in enumerate(pieces) if t == 0 or piece.startswith(SPACE)]
+        spans = [slice(start, end) for start, end in pairwise([*starts, len(token_ids)])]
+        words = [Word(self.text(token_ids[span]), math.prod(probs[span])) for span in spans]
+        return tuple(word for word in words if word.text)
 
 
 def load_audio_tower(name: str, asr_adapter: Path | None) -> AudioTower:
@@ -120,7 +143,8 @@ def transcribe(
     """The hypothesis of each clip (float32, 16 kHz mono), in order, by greedy decoding.
 
     Clips of similar lengths share a window and are decoded together: a hypothesis does not depend on the
-    other clips. The encoder, three quarters of the work, multiplies in `dtype`.
+    other clips. The encoder, three quarters of the work, multiplies in `dtype`. A clip without speech has a
+    hypothesis without tokens, which says why.
 
     Raises:
         UserError: a clip is empty or longer than 30 s.
@@ -134,7 +158,25 @@ def transcribe(
     for places in windows.values():
         hypotheses = _transcribe_window(tower, [clips[i] for i in places], decoding)
         by_place |= dict(zip(places, hypotheses, strict=True))
-    return [by_place[place] for place in range(len(clips))]
+    return [set_apart(by_place[place], clip) for place, clip in enumerate(clips)]
+
+
+def set_apart(hypothesis: Hypothesis, clip: np.ndarray) -> Hypothesis:
+    """The hypothesis of a clip with speech; for one without, its reason in place of its tokens."""
+    reason = no_speech_reason(clip, hypothesis.mean_logprob)
+    if reason is None:
+        return hypothesis
+    token_ids, top_ids, top_probs, hidden = (
+        x[:0] for x in (hypothesis.token_ids, hypothesis.top_ids, hypothesis.top_probs, hypothesis.hidden)
+    )
+    return replace(
+        hypothesis,
+        token_ids=token_ids,
+        top_ids=top_ids,
+        top_probs=top_probs,
+        hidden=hidden,
+        no_speech=reason,
+    )
 
 
 def check_length(clip: np.ndarray) -> None:
@@ -177,17 +219,37 @@ def _transcribe_window(tower: AudioTower, clips: list[np.ndarray], decoding: Dec
 
 @dataclass
 class _Transcript:
-    """One clip's positions, as (token id, top ids, top probs, hidden state), and the log-probability of
-    each step."""
+    """One clip's positions, as (token id, top ids, top probs, hidden state), and the token and the
+    log-probability of each step."""
 
     positions: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    loop_cut: bool = False
+
+    def add(self, token_id: int, logprob: float, position: tuple[torch.Tensor, ...]) -> None:
+        """Holds a position more; where it completes a loop, none after the loop's first round."""
+        self.positions.append(position)
+        self.token_ids.append(token_id)
+        self.logprobs.append(logprob)
+        if (start := loop_start(self.token_ids)) is not None:
+            self.loop_cut = True
+            for column in (self.positions, self.token_ids, self.logprobs):
+                del column[start:]
 
     def to_hypothesis(self, attribute_features: torch.Tensor, empty: tuple[torch.Tensor, ...]) -> Hypothesis:
         fields = [torch.stack(column) for column in zip(*self.positions, strict=True)]
         token_ids, top_ids, top_probs, hidden = fields or empty
         mean_logprob = float(np.mean(self.logprobs))
-        return Hypothesis(token_ids, top_ids, top_probs, hidden, attribute_features, mean_logprob)
+        return Hypothesis(
+            token_ids,
+            top_ids,
+            top_probs,
+            hidden,
+            attribute_features,
+            mean_logprob,
+            loop_cut=self.loop_cut,
+        )
 
 
 def _empty_fields(top_k: int, width: int) -> tuple[torch.Tensor, ...]:
@@ -204,17 +266,21 @@ def _add_step(
     top_k: int,
     end_id: int,
 ) -> torch.Tensor:
-    """The likeliest token (N,) of each of N `rows`, which its transcript now holds, with its alternatives."""
+    """The likeliest token (N,) of each of N `rows`, which its transcript now holds, with its alternatives;
+    the end token for a row that repeats itself."""
     logprobs = logits.log_softmax(-1)
     best_logprobs, ids = logprobs.max(-1)
     # the end token is no alternative for a word
     probs, top_ids = _without(logprobs, [end_id]).exp().topk(top_k, dim=-1)
     columns = [x.cpu() for x in (ids, top_ids, probs, hidden)]
     steps = zip(rows, best_logprobs.tolist(), ids.tolist(), zip(*columns, strict=True), strict=True)
-    for row, logprob, token_id, position in steps:
-        transcripts[row].logprobs.append(logprob)
-        if token_id != end_id:
-            transcripts[row].positions.append(position)
+    for place, (row, logprob, token_id, position) in enumerate(steps):
+        if token_id == end_id:
+            transcripts[row].logprobs.append(logprob)
+            continue
+        transcripts[row].add(token_id, logprob, position)
+        if transcripts[row].loop_cut:
+            ids[place] = end_id
     return ids
 
 

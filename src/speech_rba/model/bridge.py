@@ -12,9 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from speech_rba.model.audio_tower import Hypothesis
+from speech_rba.model.audio_tower import SPACE, Hypothesis
 
-SPACE = "Ġ"  # how byte-level BPE writes a leading space
 UNDERLINE = "▁"  # how SentencePiece does
 BYTES = {char: byte for byte, char in bytes_to_unicode().items()}  # as byte-level BPE writes them
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from speech_rba.model.audio_tower import Hypothesis
 from speech_rba.model.bridge import SoftTokens
+from speech_rba.model.no_speech import REASONS
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.records import Clip, Feature, read_jsonl
 
@@ -23,6 +24,8 @@ def save_hypotheses(path: Path, hypotheses: list[Hypothesis]) -> None:
             "hidden": torch.cat([h.hidden for h in hypotheses]).half(),
             "attribute_features": torch.stack([h.attribute_features for h in hypotheses]),
             "mean_logprob": torch.tensor([h.mean_logprob for h in hypotheses]),
+            "no_speech": torch.tensor([_reason_number(h.no_speech) for h in hypotheses]),
+            "loop_cut": torch.tensor([h.loop_cut for h in hypotheses]),
         },
         path,
     )
@@ -43,7 +46,14 @@ def _hypothesis(arrays: dict[str, torch.Tensor], row: int, span: slice) -> Hypot
         arrays["hidden"][span].float(),
         arrays["attribute_features"][row],
         arrays["mean_logprob"][row].item(),
+        (None, *REASONS)[int(arrays["no_speech"][row])],
+        bool(arrays["loop_cut"][row]),
     )
+
+
+def _reason_number(reason: str | None) -> int:
+    """The place of a reason in REASONS from 1, 0 for none."""
+    return 0 if reason is None else 1 + REASONS.index(reason)
 
 
 def load_prompts(student: SpeechStudent, features: Path, clips: list[Clip]) -> list[SoftTokens]:

@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTok
 from transformers.cache_utils import DynamicLayer
 
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import Hypothesis
+from speech_rba.model.audio_tower import Hypothesis, Word
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.generation import generate, prefill, stream
 from speech_rba.model.language import embed
@@ -58,6 +58,10 @@ class SpeechStudent(PreTrainedModel):
         """The words of a hypothesis; None of a student without a transcript."""
         raise NotImplementedError
 
+    def transcript_words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
+        """Each word of a hypothesis with its probability; none of a student without a transcript."""
+        return ()
+
     def text_prompts(self, prompts: list[str]) -> list[SoftTokens]:
         """Written prompts in the same form: the input of the teacher and of the cascade."""
         raise NotImplementedError
@@ -70,15 +74,20 @@ class SpeechStudent(PreTrainedModel):
         """For PEFT: the layers to train, among them those of the language model with these names."""
         raise NotImplementedError
 
+    def transcribe_exactly(self, clips: list[np.ndarray]) -> list[Hypothesis]:
+        """The hypothesis of each clip (float32, 16 kHz mono), as held-out clips are transcribed."""
+        limits = {"top_k": self.config.soft_top_k, "max_tokens": self.config.max_transcript_tokens}
+        return self.transcribe(clips, **limits, dtype=torch.float32)
+
     def encode_audio(self, clips: list[np.ndarray]) -> tuple[list[SoftTokens], list[str | None]]:
         """The prompt and the transcript of each clip (float32, 16 kHz mono), whatever its batch."""
-        limits = {"top_k": self.config.soft_top_k, "max_tokens": self.config.max_transcript_tokens}
-        hypotheses = self.transcribe(clips, **limits, dtype=torch.float32)
+        hypotheses = self.transcribe_exactly(clips)
         return [self.build_prompt(h) for h in hypotheses], [self.transcript(h) for h in hypotheses]
 
     def is_uncertain(self, prompt: SoftTokens) -> bool:
-        """Whether the ASR uncertainty of `prompt` is high enough that an adapter learns from it."""
-        return prompt.asr_uncertainty >= self.config.min_asr_uncertainty
+        """Whether the ASR uncertainty of `prompt` is high enough that an adapter learns from it; none learns
+        from a prompt without positions."""
+        return len(prompt) > 0 and prompt.asr_uncertainty >= self.config.min_asr_uncertainty
 
     def uses_attributes(self, prompt: SoftTokens) -> bool:
         """Whether the answer depends on `prompt.attribute_features`."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from speech_rba.compute.device import device
 from speech_rba.config import Assets, Base
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import AudioTower, Hypothesis, load_audio_tower, transcribe
+from speech_rba.model.audio_tower import AudioTower, Hypothesis, Word, load_audio_tower, transcribe
 from speech_rba.model.bridge import Bridge, SoftTokens, one_hot_tokens
 from speech_rba.model.frame import chat_frame, end_with_the_line, translation_frame
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
@@ -148,6 +148,9 @@ class Student(SpeechStudent):
 
     def transcript(self, hypothesis: Hypothesis) -> str | None:
         return self.audio_tower.text(hypothesis.token_ids.tolist())
+
+    def transcript_words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
+        return self.audio_tower.words(hypothesis)
 
     def build_prompt(self, hypothesis: Hypothesis) -> SoftTokens:
         """Soft tokens of an uncertain hypothesis; a certain one becomes what its transcript is as a

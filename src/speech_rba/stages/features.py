@@ -64,7 +64,13 @@ def run(params: Params, voice: Path, base: Path, out: Path) -> None:
         for clip in tqdm(clips, desc="measure", mininterval=2)
     ]
     ms = transcripts.ms_per_clip
-    report = {"num_clips": len(clips), "minutes": (time.perf_counter() - started) / 60, "ms_per_clip": ms}
+    report = {
+        "num_clips": len(clips),
+        "num_no_speech": sum(feature.no_speech is not None for feature in table),
+        "num_loops_cut": sum(feature.loop_cut for feature in table),
+        "minutes": (time.perf_counter() - started) / 60,
+        "ms_per_clip": ms,
+    }
     with publish(out, work) as folder:
         write_jsonl(folder / "table.jsonl", table)
         save_hypotheses(folder / "hypotheses.safetensors", [transcripts.student[c.id] for c in clips])
@@ -101,7 +107,8 @@ def measure_clip(
     judge_text = judge.text(by_judge.token_ids.tolist()) if by_judge else None
     confidence = by_judge.mean_logprob if by_judge else None
     audio, student_text = load(voice, clip), student.transcript(by_student)
-    return measure(audio, clip.transcript, judge_text, student_text, confidence, clip.id)
+    measured = measure(audio, clip.transcript, judge_text, student_text, confidence, clip.id)
+    return measured.model_copy(update={"no_speech": by_student.no_speech, "loop_cut": by_student.loop_cut})
 
 
 def transcribe_all(

@@ -1,0 +1,49 @@
+"""Which clips hold no speech, and where a transcript repeats itself."""
+
+import numpy as np
+
+from speech_rba.model.speech_detection import speech_probabilities
+
+SILENCE, TOO_SHORT, NO_SPEECH = "silence", "too short for a word", "no speech detected"
+REASONS = (SILENCE, TOO_SHORT, NO_SPEECH)
+
+SAMPLING_RATE = 16_000  # Hz
+MIN_SAMPLES = SAMPLING_RATE // 10  # the shortest spoken digit of 100 has 0.27 s
+SILENT_PEAK = 10 ** (-80 / 20)  # of full scale: three steps of 16 bits
+LOUD_PEAK = 0.5  # to which a clip is scaled, since Silero VAD's probabilities depend on the level
+# Highest probability of speech in a clip: below the first there is none, whatever the transcript; between
+# both there is where the transcript is likelier than a guess. benchmarks/no_speech.py has the error rates.
+NEVER_SPEECH, SURELY_SPEECH = 0.2, 0.95
+GUESS_LOGPROB = -0.7  # mean of the transcript's tokens
+
+LONGEST_CYCLE = 24  # tokens
+MIN_LOOP = 8  # tokens that repeat, and then at least three rounds
+
+
+def no_speech_reason(clip: np.ndarray, mean_logprob: float) -> str | None:
+    """Why a clip (float32, 16 kHz mono) with a transcript of this mean log-probability holds no speech: one
+    of REASONS; None for a clip with speech."""
+    centred = clip - clip.mean()
+    peak = float(np.abs(centred).max())
+    if len(clip) < MIN_SAMPLES:
+        return TOO_SHORT
+    if peak < SILENT_PEAK:
+        return SILENCE
+    speech = float(speech_probabilities(centred * (LOUD_PEAK / peak)).max())
+    if speech < NEVER_SPEECH or (speech < SURELY_SPEECH and mean_logprob < GUESS_LOGPROB):
+        return NO_SPEECH
+    return None
+
+
+def loop_start(token_ids: list[int]) -> int | None:
+    """Where the second round begins of a cycle with which `token_ids` end; None where they end with none.
+
+    A cycle is at most LONGEST_CYCLE tokens that come three times or more in a row, MIN_LOOP tokens in all:
+    "no, no, no" is none.
+    """
+    for cycle in range(1, LONGEST_CYCLE + 1):
+        size = cycle * max(3, -(-MIN_LOOP // cycle))
+        tail = token_ids[-size:]
+        if len(tail) == size and tail[cycle:] == tail[:-cycle]:
+            return len(token_ids) - size + cycle
+    return None
