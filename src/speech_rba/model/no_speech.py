@@ -13,8 +13,8 @@ SILENT_PEAK = 10 ** (-80 / 20)  # of full scale: three steps of 16 bits
 LOUD_PEAK = 0.5  # to which a clip is scaled, since Silero VAD's probabilities depend on the level
 # Highest probability of speech in a clip: below the first there is none, whatever the transcript; between
 # both there is where the transcript is likelier than a guess. benchmarks/no_speech.py has the error rates.
-NEVER_SPEECH, SURELY_SPEECH = 0.2, 0.95
-GUESS_LOGPROB = -0.7  # mean of the transcript's tokens
+NEVER_SPEECH, SURELY_SPEECH = 0.3, 0.95
+GUESS_LOGPROB = -0.6  # mean of the transcript's tokens
 
 LONGEST_CYCLE = 24  # tokens
 MIN_LOOP = 8  # tokens that repeat, and then at least three rounds
