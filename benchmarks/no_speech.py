@@ -116,7 +116,7 @@ def texts_of(tower: AudioTower, clips: list[np.ndarray], name: str) -> list[str]
 def without_rule(tower: AudioTower, clips: list[np.ndarray], name: str) -> list[str]:
     """As `texts_of`, where no clip is set apart."""
     rule = audio_tower.no_speech_reason
-    audio_tower.no_speech_reason = lambda clip, mean_logprob: None
+    audio_tower.no_speech_reason = lambda clip, mean_logprob, num_tokens: None
     try:
         return texts_of(tower, clips, name)
     finally:
