@@ -26,9 +26,12 @@ PERCENT = {  # metrics that are fractions and shown in percent
     "corrected_share",
     "followed",
     "forgetting_rate",
+    "invented_share",
+    "long_hypotheses",
     "recovery",
     "repeated_question_3grams",
     "same_answer_as_teacher",
+    "set_apart_share",
     "wer",
     "word_accuracy",
 }

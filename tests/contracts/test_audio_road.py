@@ -15,11 +15,11 @@ ALLOWED = {
 
 
 def transcribes(path: Path) -> bool:
-    """Whether a file names `transcribe` or `encode_audio`."""
+    """Whether a file names `transcribe`, `transcribe_exactly` or `encode_audio`."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = [getattr(node, "id", None), getattr(node, "attr", None)]
         names += [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
-        if {"transcribe", "encode_audio"} & set(names):
+        if {"transcribe", "transcribe_exactly", "encode_audio"} & set(names):
             return True
     return False
 

@@ -13,7 +13,7 @@ from speech_rba.model import audio_tower as tower_module
 from speech_rba.model.answering import NOTHING_HEARD, AlignedStudent, answer_result
 from speech_rba.model.audio_tower import SAMPLING_RATE, transcribe, window_s
 from speech_rba.model.hypotheses import load_hypotheses, save_hypotheses
-from speech_rba.model.no_speech import NO_SPEECH, SILENCE, TOO_SHORT, loop_start
+from speech_rba.model.no_speech import NO_SPEECH, SILENCE, TOO_FAST, TOO_SHORT, loop_start, no_speech_reason
 from speech_rba.synthesis.voices.voices import speak
 
 SETTINGS = {"top_k": 2, "max_tokens": 48, "dtype": torch.float32}
@@ -108,6 +108,13 @@ def test_the_reason_and_a_cut_loop_are_stored(no_speech, hypotheses, tmp_path):
     loaded = load_hypotheses(tmp_path / "h.safetensors", [2, 0, 1])
     assert [h.no_speech for h in loaded] == [NO_SPEECH, SILENCE, None]
     assert [h.loop_cut for h in loaded] == [True, False, False]
+
+
+def test_an_improbable_transcript_too_long_for_its_clip_is_invented():
+    word = speak("hibari-heart", "Seven.", 1.0, 0.0)
+    num_tokens = int(9 * len(word) / SAMPLING_RATE) + 1
+    assert no_speech_reason(word, -1.1, num_tokens) == TOO_FAST
+    assert no_speech_reason(word, -0.3, num_tokens) is no_speech_reason(word, -1.1, 2) is None
 
 
 def test_a_loop_begins_with_its_second_round():

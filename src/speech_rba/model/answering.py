@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BATCH = 64  # prompts answered together; the answers do not depend on it
 
 
-NOTHING_HEARD = "I heard no speech. Please say it again."
+NOTHING_HEARD = "I could not make out any speech. Please say it again."
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class AlignedStudent:
         """
         limit = self.student.config.max_completion_tokens
         greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": limit}
-        said = [prompt for prompt in prompts if len(prompt)]
-        ids = self.answer(said, batch_size=BATCH, on_batch=on_batch, **greedy) if said else []
-        on_batch(len(prompts) - len(said))
+        spoken = [prompt for prompt in prompts if len(prompt)]
+        ids = self.answer(spoken, batch_size=BATCH, on_batch=on_batch, **greedy) if spoken else []
+        on_batch(len(prompts) - len(spoken))
         responses = iter([self._response(i) for i in ids])
         return [next(responses) if len(p) else NOTHING_HEARD for p in prompts], sum(map(len, ids))
 

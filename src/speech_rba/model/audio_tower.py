@@ -163,7 +163,7 @@ def transcribe(
 
 def set_apart(hypothesis: Hypothesis, clip: np.ndarray) -> Hypothesis:
     """The hypothesis of a clip with speech; for one without, its reason in place of its tokens."""
-    reason = no_speech_reason(clip, hypothesis.mean_logprob)
+    reason = no_speech_reason(clip, hypothesis.mean_logprob, len(hypothesis.token_ids))
     if reason is None:
         return hypothesis
     token_ids, top_ids, top_probs, hidden = (
