@@ -171,11 +171,7 @@ def _mono(audio_TC: np.ndarray) -> np.ndarray:
     if not len(audio_TC):
         return np.zeros(0, np.float32)
     offsets = audio_TC.mean(axis=0, dtype=np.float64)
-<<<<<<< HEAD
     powers = np.einsum("tc,tc->c", audio_TC, audio_TC, dtype=np.float64) / len(audio_TC)
-=======
-    powers = np.square(audio_TC).mean(axis=0, dtype=np.float64)
->>>>>>> server
     offsets[np.square(offsets) < OFFSET * powers] = 0
     powers = np.maximum(powers - np.square(offsets), 0)
     used = ~(powers < SILENT_CHANNEL * powers.max())  # all, where samples are NaN

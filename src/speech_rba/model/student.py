@@ -16,10 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from speech_rba.compute.device import device
 from speech_rba.config import Assets, Base
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import AudioTower, Hypothesis, Word, load_audio_tower, transcribe
-=======
-from speech_rba.model.audio_tower import AudioTower, Hypothesis, Word, load_audio_tower, transcribe
->>>>>>> nospeech
+from speech_rba.model.audio_tower import AudioTower, Hypothesis, Word, load_audio_tower
 from speech_rba.model.bridge import Bridge, SoftTokens, one_hot_tokens
 from speech_rba.model.frame import chat_frame, end_with_the_line, translation_frame
 from speech_rba.model.language import embed, load_language_model, load_tokenizer
