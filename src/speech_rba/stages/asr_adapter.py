@@ -69,7 +69,10 @@ def training_and_heldout_speech(
     """The speech of training, and that of test texts in held-out voices, natural and robotic."""
     settings, voice = params.asr_adapter, params.voice
     talkers = [voices.talk(*talker) for talker in voices.plan_talkers(voice, data)]
-    allowed = {"train": voices.training_voices(voice), "test": voice.heldout_voices}
+    allowed = {
+        "train": voices.of_packages(voices.training_voices(voice)),
+        "test": voices.of_packages(voice.heldout_voices),
+    }
     spoken = {
         split: Spoken(
             texts[split],
