@@ -80,8 +80,8 @@ def address() -> tuple[str, str]:
         usable = False
     if not usable:
         raise UserError(
-            "SPEECH_ENDPOINT_URL names no server; set it to the address of an OpenAI-compatible one without a "
-            "user name, such as http://127.0.0.1:8880/v1"
+            "SPEECH_ENDPOINT_URL names no server; set it to the address of an OpenAI-compatible one, without "
+            "a user name, such as http://127.0.0.1:8880/v1"
         )
     if key and parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise UserError(
