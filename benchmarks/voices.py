@@ -52,7 +52,7 @@ def shown_voices(voice: Voice) -> list[str]:
 
 
 def plan(voice: Voice, names: list[str], conditions: list[Condition]) -> list[Clip]:
-    """SENTENCE in each voice, clean, and in CONDITION_VOICE in each condition; rate and pitch are the usual."""
+    """SENTENCE in each voice, clean, and in CONDITION_VOICE in each condition, at the usual rate."""
     plain = {"rate": [1.0, 1.0], "pitch_semitones": [0.0, 0.0], "level_db": [LEVEL_DB, LEVEL_DB]}
     voice = voice.model_copy(update=plain)
     pairs: list[tuple[str, Condition]] = [(name, "clean") for name in names]
