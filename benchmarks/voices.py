@@ -14,15 +14,10 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from speech_rba.compute.device import fast_dtype
 from speech_rba.compute.pool import process_pool
 from speech_rba.config import Assets, Voice, load_params
-from speech_rba.data.measures import word_error_rate
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import load_audio_tower, transcribe
 from speech_rba.records import Clip, Condition
-from speech_rba.report.examples import word_diff
-from speech_rba.report.page import environment
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.conditions import CONDITIONS
 from speech_rba.synthesis.plan_clips import Setting, draw_clip, draw_speech
@@ -71,6 +66,9 @@ def record(clip: Clip, talkers: list[tuple[str, str]]) -> np.ndarray:
 
 def hypotheses(assets: Assets, audio: list[np.ndarray]) -> list[str]:
     """What the unadapted Whisper transcribes of each clip."""
+    from speech_rba.compute.device import fast_dtype  # here: the processes that speak do without torch
+    from speech_rba.model.audio_tower import load_audio_tower, transcribe
+
     tower, texts = load_audio_tower(assets.audio_tower, None), []
     for start in tqdm(range(0, len(audio), BATCH), desc="transcribe"):
         batch = transcribe(
@@ -82,6 +80,10 @@ def hypotheses(assets: Assets, audio: list[np.ndarray]) -> list[str]:
 
 def render(voice: Voice, clips: list[Clip], audio: list[np.ndarray], texts: list[str]) -> str:
     """The page as HTML; it loads nothing from outside."""
+    from speech_rba.data.measures import word_error_rate
+    from speech_rba.report.examples import word_diff
+    from speech_rba.report.page import environment
+
     speakers, sections = voices.speakers(voice), {title: [] for title in (*TITLES.values(), "Conditions")}
     for clip, samples, text in zip(clips, audio, texts, strict=True):
         degraded = clip.condition != "clean"
