@@ -45,7 +45,7 @@ def say(name: str, text: str, rate: float) -> tuple[np.ndarray, int]:
         raise UserError(f"no voice 'endpoint-{name}'; name it endpoint-MODEL/VOICE")
     if not re.search(r"\w", text):
         return np.zeros(0, np.float32), SAMPLE_RATE
-    question = {
+    question: dict[str, str | float] = {
         "model": model,
         "input": text,
         "voice": voice,
