@@ -84,7 +84,8 @@ def render(voice: Voice, clips: list[Clip], audio: list[np.ndarray], texts: list
     from speech_rba.report.examples import word_diff
     from speech_rba.report.page import environment
 
-    speakers, sections = voices.speakers(voice), {title: [] for title in (*TITLES.values(), "Conditions")}
+    speakers = voices.speakers(voice)
+    sections: dict[str, list[dict]] = {title: [] for title in (*TITLES.values(), "Conditions")}
     for clip, samples, text in zip(clips, audio, texts, strict=True):
         degraded = clip.condition != "clean"
         use = "validation only" if clip.voice in voice.validation_voices else "test only"
