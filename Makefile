@@ -15,7 +15,7 @@ define clone  # the folder $(1) is a clone at the project's last commit; no hook
 	cd $(1) && git fetch -q ../.. HEAD && git -c core.hooksPath=/dev/null checkout -q --force --detach FETCH_HEAD
 endef
 
-.PHONY: run up test faults smoke translation bench ablation compare asr-adapter tables lock types coverage help
+.PHONY: run up test faults smoke translation bench ablation compare voices asr-adapter tables lock types coverage help
 
 run: $(READY)  ## the whole pipeline: data, training, evaluation, report, a registered candidate
 	speech-rba run
@@ -60,6 +60,9 @@ compare: $(READY)  ## all methods, equal minutes, three seeds; hours (ARGS="--me
 	$(call clone,work/compare)
 	cd work/compare && export PYTHONPATH="$$PWD/src:$$PWD" && python -m speech_rba.config configs/compare.yaml && \
 		python benchmarks/methods.py $(ARGS)
+
+voices: $(READY)  ## work/voices.html, a page to listen to: one sentence in each voice and condition
+	python benchmarks/voices.py work/voices.html
 
 tables: $(READY)  ## the tables of README and docs from results/
 	python benchmarks/tables.py

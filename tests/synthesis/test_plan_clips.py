@@ -59,8 +59,8 @@ def test_training_conditions_and_engines_are_drawn_in_equal_shares(voice):
     assert shares == pytest.approx([0.9 / 8] * 8, abs=0.02)
     assert share(clips, condition="muffled") == share(clips, condition="packet_loss") == 0
     assert not {*voice.heldout_voices, *voice.validation_voices} & {clip.voice for clip in clips}
-    for engine in ("hibari", "piper", "espeak"):
-        assert share(clips, engine=engine) == pytest.approx(1 / 3, abs=0.04)
+    for engine in ("hibari", "piper", "espeak", "kokoro"):
+        assert share(clips, engine=engine) == pytest.approx(1 / 4, abs=0.04)
 
 
 def test_the_strength_and_the_text_of_a_clip_fit_its_condition(voice):

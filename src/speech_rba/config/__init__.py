@@ -1,6 +1,7 @@
 """Typed parameters: `params.yaml` alone holds values, and a missing, unknown or mistyped key is an error."""
 
 from speech_rba.config.params import (
+    Accent,
     Align,
     AsrAdapter,
     AsrAdapterTexts,
@@ -9,8 +10,10 @@ from speech_rba.config.params import (
     Base,
     Distillation,
     Dpo,
+    EndpointSpeaker,
     Evaluate,
     Gate,
+    Gender,
     Limits,
     Params,
     Rba,
@@ -26,6 +29,7 @@ from speech_rba.config.params import (
 from speech_rba.config.yaml_file import apply_overlay, change_params, load_params, read_yaml
 
 __all__ = [
+    "Accent",
     "Align",
     "AsrAdapter",
     "AsrAdapterTexts",
@@ -34,8 +38,10 @@ __all__ = [
     "Base",
     "Distillation",
     "Dpo",
+    "EndpointSpeaker",
     "Evaluate",
     "Gate",
+    "Gender",
     "Limits",
     "Params",
     "Rba",

@@ -93,11 +93,31 @@ class Synthesize(Group):
     feedback: Annotated[str, AfterValidator(_file_by_content)] | None
 
 
+Gender = Literal["woman", "man"]
+Accent = Literal["American", "British", "Scottish", "Irish", "Caribbean", "Australian", "Indian", "foreign"]
+
+
+class EndpointSpeaker(Group):
+    gender: Gender
+    accent: Accent
+
+
+def _endpoint_voice(name: str) -> str:
+    """`name`, which holds the model and its voice. A model may have a `/`, as OWNER/NAME has."""
+    if not re.fullmatch(r"endpoint-[^\s/][^\s]*/[^\s/]+", name):
+        raise ValueError("name a voice of an endpoint as endpoint-MODEL/VOICE, such as endpoint-tts-1/alloy")
+    return name
+
+
+EndpointVoice = Annotated[str, AfterValidator(_endpoint_voice)]
+
+
 class Voice(Group):
     seed: int
     train_clips_per_row: PositiveInt
     heldout_voices: list[str]
     validation_voices: list[str]
+    endpoint_voices: dict[EndpointVoice, EndpointSpeaker]
     rate: Range
     pitch_semitones: Range
     level_db: Range

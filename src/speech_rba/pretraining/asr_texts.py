@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
             "lights": "Turn off the lights in the kitchen.",
             "coffee": "Put two more cups of coffee on the table.",
             "music": "Play the next song, and not so loud.",
-            "an alarm": "Wake me up at half past six tomorrow.",
+            "the morning": "Wake me up at half past six tomorrow.",
         },
     ),
     "talk": (

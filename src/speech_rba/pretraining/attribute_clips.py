@@ -39,7 +39,8 @@ def plan_attribute_clips(
     voice: Voice, questions: list[AttributeQuestion], number: int, split: str, seed: int
 ) -> list[AttributeClip]:
     """`number` questions, each with an attribute drawn for it; in held-out voices for the split `test`."""
-    allowed_voices = voices.training_voices(voice) if split == "train" else voice.heldout_voices
+    allowed = voices.training_voices(voice) if split == "train" else voice.heldout_voices
+    allowed_voices = voices.of_packages(allowed)
     rng, clips = np.random.default_rng([seed, number]), []
     for i in range(number):
         question = questions[rng.integers(len(questions))]
@@ -57,7 +58,7 @@ def plan_attribute_clips(
 
 def plan_ordinary_clips(voice: Voice, rows: list[Row]) -> list[AttributeClip]:
     """The rows' queries, in every condition of training."""
-    allowed_voices, clips = voices.training_voices(voice), []
+    allowed_voices, clips = voices.of_packages(voices.training_voices(voice)), []
     for row in rows:
         key = f"ordinary-{row.id}"
         speech = draw_speech(voice, key, allowed_voices, row.id, ALIGNMENT, "train", row.prompt, Setting())

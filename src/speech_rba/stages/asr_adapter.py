@@ -70,7 +70,8 @@ def training_and_heldout_speech(
     """The speech of training, and that of test texts in held-out voices, natural and robotic."""
     settings, voice = params.asr_adapter, params.voice
     talkers = [voices.talk(*talker) for talker in voices.plan_talkers(voice, data)]
-    training_voices = voices.training_voices(voice)
+    training_voices = voices.of_packages(voices.training_voices(voice))
+    heldout_voices = voices.of_packages(voice.heldout_voices)
     rng, share = np.random.default_rng(settings.seed), settings.natural_share
     places = sorted(rng.permutation(len(texts["train"]))[: round(share * len(texts["train"]))].tolist())
     chosen = {place: texts["train"][place] for place in places}
@@ -80,9 +81,9 @@ def training_and_heldout_speech(
     order = training_order(lengths, settings.max_steps, batch_size, settings.seed)
 
     every = dict(enumerate(texts["test"]))
-    natural = record_natural(every, voice.heldout_voices, settings, work / "natural_test")
+    natural = record_natural(every, heldout_voices, settings, work / "natural_test")
     checks = {
-        kind: SpeechPairs(Spoken(texts["test"], files, voice.heldout_voices, talkers), list(every), settings)
+        kind: SpeechPairs(Spoken(texts["test"], files, heldout_voices, talkers), list(every), settings)
         for kind, files in {"natural": natural, "robotic": {}}.items()
     }
     return SpeechPairs(training, order, settings), checks

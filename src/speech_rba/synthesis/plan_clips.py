@@ -24,6 +24,7 @@ from speech_rba.synthesis.conditions import (
     in_turn,
 )
 from speech_rba.synthesis.voices import voices
+from speech_rba.synthesis.voices.speaker import Speaker
 
 CLEAN_SHARE = 0.1
 CONDITIONS_PER_ROW: dict[Split, int] = {"validation": 1, "test": 3}  # besides clean
@@ -38,15 +39,15 @@ class Setting:
     rate: tuple[float, float] | None = None
     conditions: tuple[Condition, ...] | None = None
 
-    def allows(self, voice: str) -> bool:
-        """Whether `voice` has the speaker of this setting."""
-        return all(getattr(voices.VOICES[voice], name) == value for name, value in self.speaker.items())
+    def allows(self, speaker: Speaker) -> bool:
+        """Whether `speaker` is one of this setting."""
+        return all(getattr(speaker, name) == value for name, value in self.speaker.items())
 
     def holds(self, clip: Clip) -> bool:
-        """Whether `clip` fits this setting, by purpose or by chance."""
+        """Whether `clip`, in a voice of the packages, fits this setting, by purpose or by chance."""
         in_rate = self.rate is None or self.rate[0] <= clip.rate <= self.rate[1]
         in_condition = self.conditions is None or clip.condition in self.conditions
-        return self.allows(clip.voice) and in_rate and in_condition
+        return self.allows(voices.VOICES[clip.voice]) and in_rate and in_condition
 
 
 SETTINGS = {
@@ -101,7 +102,8 @@ def draw_speech(
     Raises:
         UserError: no allowed voice fits.
     """
-    if not (fitting := [name for name in allowed if setting.allows(name)]):
+    speakers = voices.speakers(voice)
+    if not (fitting := [name for name in allowed if setting.allows(speakers[name])]):
         raise UserError(f"{key}: none of {', '.join(allowed)} is {setting.speaker}; change heldout_voices")
     rng = np.random.default_rng(seed_of(voice, "speech", key))
     name = voices.draw_voice(fitting, rng)

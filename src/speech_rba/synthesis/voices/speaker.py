@@ -1,10 +1,12 @@
 """The speaker of a voice, which every engine states for each of its voices."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from speech_rba.config import Accent, Gender
 
 
 class Speaker(NamedTuple):
     """The gender and the accent of a voice."""
 
-    gender: Literal["woman", "man"]
-    accent: Literal["American", "British", "Scottish", "Caribbean", "foreign"]
+    gender: Gender
+    accent: Accent

@@ -1,7 +1,8 @@
 """Speech in a named voice, whatever its engine.
 
 A voice is named `<engine>-<the engine's name for it>`. Every engine gives the same samples for the same
-arguments, in one thread. An engine is a module with `VOICES` (name -> Speaker) and `say(name, text, rate)`,
+arguments, in one thread. The voices of the packages are known here, those of an endpoint by params.yaml. An
+engine is a module with `VOICES` (name -> Speaker) and `say(name, text, rate)`,
 which gives float32 samples `(N,)` and their sampling rate.
 """
 
@@ -16,19 +17,32 @@ from speech_rba.config import Voice
 from speech_rba.errors import UserError
 from speech_rba.synthesis.augment import SAMPLE_RATE
 from speech_rba.synthesis.disfluency import PAUSE
-from speech_rba.synthesis.voices import espeak, hibari, kokoro, piper
+from speech_rba.synthesis.voices import endpoint, espeak, hibari, kokoro, piper
 from speech_rba.synthesis.voices.speaker import Speaker
 
-ENGINES: dict[str, ModuleType] = {"hibari": hibari, "piper": piper, "espeak": espeak, "kokoro": kokoro}
+ENGINES: dict[str, ModuleType] = {
+    "hibari": hibari, "piper": piper, "espeak": espeak, "kokoro": kokoro, "endpoint": endpoint,
+}  # fmt: skip
 VOICES: dict[str, Speaker] = {
     f"{engine}-{name}": speaker
     for engine, module in ENGINES.items()
     for name, speaker in module.VOICES.items()
 }
 TOPICS_PER_TALKER = 8
-SLOW_ENGINE = "kokoro"  # 60 times slower than the others: it speaks in no background
+SLOW_ENGINES = ("kokoro", "endpoint")  # at least 60 times slower than the others: none is in a background
 SILENCE_S = 0.3  # around speech: Whisper loses the first words of speech that starts with the recording
 HESITATION_S = 0.7
+
+
+def speakers(voice: Voice) -> dict[str, Speaker]:
+    """The speaker of every voice that clips may have: those of the packages and of the endpoint."""
+    remote = {name: Speaker(facts.gender, facts.accent) for name, facts in voice.endpoint_voices.items()}
+    return VOICES | remote
+
+
+def of_packages(names: list[str]) -> list[str]:
+    """Those of `names` that need no endpoint: the frozen adapters are trained in these alone."""
+    return [name for name in names if name in VOICES]
 
 
 def training_voices(voice: Voice) -> list[str]:
@@ -38,13 +52,14 @@ def training_voices(voice: Voice) -> list[str]:
         UserError: there is no such voice, one is held out for both, or none is left or kept out.
     """
     validation, test = voice.validation_voices, voice.heldout_voices
-    if unknown := sorted({*validation, *test} - set(VOICES)):
-        raise UserError(f"voice names {', '.join(unknown)} to hold out; choose some of {', '.join(VOICES)}")
+    known = speakers(voice)
+    if unknown := sorted({*validation, *test} - set(known)):
+        raise UserError(f"voice names {', '.join(unknown)} to hold out; choose some of {', '.join(known)}")
     if both := sorted({*validation} & {*test}):
         raise UserError(
             f"{', '.join(both)}: keep it in one of voice.validation_voices and voice.heldout_voices"
         )
-    training = [name for name in VOICES if name not in validation + test]
+    training = [name for name in known if name not in validation + test]
     if not (training and validation and test):
         raise UserError(
             "voice.validation_voices and heldout_voices must each keep out at least one voice, not all"
@@ -68,11 +83,11 @@ def speak(voice: str, text: str, rate: float, pitch_semitones: float) -> np.ndar
     rate makes up for the time.
 
     Raises:
-        UserError: there is no such voice.
+        UserError: there is no such voice, or the endpoint does not speak.
     """
-    if voice not in VOICES:
-        raise UserError(f"no voice {voice!r}; choose one of {', '.join(VOICES)}")
     engine, _, name = voice.partition("-")
+    if voice not in VOICES and engine != "endpoint":
+        raise UserError(f"no voice {voice!r}; choose one of {', '.join(VOICES)}")
     factor = 2 ** (pitch_semitones / 12)
     audio, sampling_rate = ENGINES[engine].say(name, text, rate / factor)
     return soxr.resample(audio, sampling_rate * factor, SAMPLE_RATE) if len(audio) else audio
@@ -100,7 +115,7 @@ def plan_talkers(voice: Voice, data: Path) -> list[tuple[str, str]]:
         raise UserError(
             f"{data / 'topics.txt'} is empty; write the topics that background talkers read, one a line"
         )
-    names = [name for name in training_voices(voice) if not name.startswith(f"{SLOW_ENGINE}-")]
+    names = [name for name in training_voices(voice) if name.partition("-")[0] not in SLOW_ENGINES]
     starts = (TOPICS_PER_TALKER * i for i in range(len(names)))
     texts = (" and ".join(topics[(s + k) % len(topics)] for k in range(TOPICS_PER_TALKER)) for s in starts)
     return list(zip(names, texts, strict=True))
