@@ -30,7 +30,7 @@ ARROWS = {  # the other parts of the package that a part may import
     "alignment": {"assets", "compute", "config", "data", "model", "records"},
     "evaluation": {"alignment", "compute", "config", "data", "model", "records"},
     "report": {"config", "evaluation", "records"},
-    "server": {"config", "data", "model", "records", "registry", "synthesis"},
+    "server": {"config", "data", "model", "records", "registry", "suites", "synthesis"},
     "registry": {"config", "evaluation", "model", "data", "records"},
 }
 

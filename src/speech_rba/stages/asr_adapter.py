@@ -74,8 +74,8 @@ def training_and_heldout_speech(
     heldout_voices = voices.of_packages(voice.heldout_voices)
     rng, share = np.random.default_rng(settings.seed), settings.natural_share
     places = sorted(rng.permutation(len(texts["train"]))[: round(share * len(texts["train"]))].tolist())
-    chosen = {place: texts["train"][place] for place in places}
-    natural = record_natural(chosen, training_voices, settings, work / "natural_train")
+    natural_texts = {place: texts["train"][place] for place in places}
+    natural = record_natural(natural_texts, training_voices, settings, work / "natural_train")
     training = Spoken(texts["train"], natural, training_voices, talkers)
     lengths, batch_size = [len(text) for text in texts["train"]], settings.per_device_train_batch_size
     order = training_order(lengths, settings.max_steps, batch_size, settings.seed)
