@@ -79,6 +79,15 @@ def test_the_adapter_takes_part_in_uncertain_prompts_alone(small_student, saved,
     assert not AlignedStudent(saved[0], None, torch.float32).adapts(uncertain[0])
 
 
+def test_a_streamed_answer_is_the_whole_answer(small_student, aligned, questions):
+    """Whether the adapter takes part or not, and where the token limit cuts."""
+    ids = small_student.tokenizer(questions[:6], add_special_tokens=False).input_ids
+    prompts = [soft_tokens(i, best) for i in ids for best in (0.98, 0.8)]
+    pieces = [list(aligned.stream(prompt)) for prompt in prompts]
+    assert ["".join(p) for p in pieces] == aligned.respond(prompts)[0]
+    assert max(map(len, pieces)) > 1
+
+
 def test_without_a_threshold_the_adapter_takes_part_in_every_answer(aligned, monkeypatch):
     monkeypatch.setattr(aligned.student.config, "adapter_min_asr_uncertainty", 0.0)
     assert aligned.adapts(one_hot_tokens([5], 384))

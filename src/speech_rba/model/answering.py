@@ -1,7 +1,7 @@
 """Spoken questions in, written answers out: the student with its adapter, as it is evaluated and served."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import torch
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
 from speech_rba.model.students import load_student
-from speech_rba.model.text import whole_sentences
+from speech_rba.model.text import settled, whole_sentences
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -95,12 +95,33 @@ class AlignedStudent:
         An answer that the token limit cut ends with its last whole sentence; one without a whole sentence
         stays as it is.
         """
-        tokenizer, limit = self.student.tokenizer, self.student.config.max_completion_tokens
+        limit = self.student.config.max_completion_tokens
         greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": limit}
         ids = self.answer(prompts, batch_size=BATCH, on_batch=on_batch, **greedy)
-        texts = [str(tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
-        ended = [i[-1] == tokenizer.eos_token_id for i in ids]
-        return [whole_sentences(t, e) or t for t, e in zip(texts, ended, strict=True)], sum(map(len, ids))
+        return [self._response(i) for i in ids], sum(map(len, ids))
+
+    def stream(self, prompt: SoftTokens) -> Iterator[str]:
+        """The pieces of the greedy answer to `prompt`, each when it is certain to stay: together the text of
+        `respond`.
+
+        The first sentence comes token by token, a later one when it has ended, since the token limit may cut
+        it.
+        """
+        given, ids = "", []
+        with self._adapted(self.adapts(prompt)):
+            for token_id in self.student.stream(prompt, self.student.config.max_completion_tokens):
+                ids.append(token_id)
+                text = settled(str(self.student.tokenizer.decode(ids, skip_special_tokens=True)))
+                if len(text) > len(given):
+                    yield text[len(given) :]
+                    given = text
+        if rest := self._response(ids)[len(given) :]:
+            yield rest
+
+    def _response(self, ids: list[int]) -> str:
+        tokenizer = self.student.tokenizer
+        text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return whole_sentences(text, ids[-1] == tokenizer.eos_token_id) or text
 
     def logps(self, prompts: list[SoftTokens], completions: list[list[int]]) -> list[float]:
         """log p of each completion given its prompt, in nats."""
@@ -113,8 +134,12 @@ class AlignedStudent:
         for adapted in (False, True):
             places = [i for i, prompt in enumerate(prompts) if self.adapts(prompt) == adapted]
             if places:
-                with nullcontext() if adapted or self.model is None else self.model.disable_adapter():
+                with self._adapted(adapted):
                     part = compute([prompts[i] for i in places], [others[i] for i in places])
                 for place, result in zip(places, part, strict=True):
                     results[place] = result
         return results
+
+    def _adapted(self, adapted: bool) -> AbstractContextManager:
+        """A context in which the adapter takes part, or does not."""
+        return nullcontext() if adapted or self.model is None else self.model.disable_adapter()

@@ -170,7 +170,8 @@ def generate(
     def complete(places: list[int]) -> int:
         batch = _prefilled(model, prefix, [prompts[i] for i in places], num_generations)
         batch_rows = [rows[i * num_generations + g] for i in places for g in range(num_generations)]
-        _decode(model, batch, batch_rows, draw, max_new_tokens, stop_V)
+        for _ in _decode(model, batch, batch_rows, draw, max_new_tokens, stop_V):
+            pass
         return len(places)
 
     map_greedily = map_batches if temperature == 0 else map  # draws follow the order of the batches
@@ -179,6 +180,24 @@ def generate(
     if logps is not None:
         logps[:] = [[logp for _, logp in row] for row in rows]
     return [[token for token, _ in row] for row in rows]
+
+
+@torch.inference_mode()
+def stream(
+    model: PreTrainedModel,
+    prompt: torch.Tensor,
+    *,
+    prefix: torch.Tensor,
+    max_new_tokens: int,
+    eos_token_id: int,
+) -> Iterator[int]:
+    """The token ids of the greedy answer to `prompt` (T, D), each when it is known: those of `generate`."""
+    draw = functools.partial(sample, temperature=0, top_p=1, generator=torch.Generator())
+    row: Row = []
+    batch = _prefilled(model, prefix, [prompt], 1)
+    stop_V = _stop_tokens(model, eos_token_id, None)
+    for _ in _decode(model, batch, [row], draw, max_new_tokens, stop_V):
+        yield row[-1][0]
 
 
 @dataclass(frozen=True)
@@ -235,8 +254,9 @@ def _decode(
     draw: Draw,
     max_new_tokens: int,
     stop_V: torch.Tensor,
-) -> None:
-    """Each of `rows` gets its tokens and their log-probabilities until a stop or the limit.
+) -> Iterator[None]:
+    """Each of `rows` gets its tokens and their log-probabilities until a stop or the limit, one at each step
+    of the iteration.
 
     Finished rows leave the cache.
     """
@@ -248,6 +268,7 @@ def _decode(
         drawn = zip(tokens[alive].tolist(), logps[alive].tolist(), strict=True)
         for place, token in zip(alive.nonzero()[:, 0].tolist(), drawn, strict=True):
             rows[place].append(token)
+        yield
         alive &= ~stop_V[tokens]
         if step == max_new_tokens - 1 or not alive.any():
             return

@@ -2,6 +2,7 @@
 encodes audio."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from speech_rba.errors import UserError
 from speech_rba.model.audio_tower import Hypothesis
 from speech_rba.model.bridge import SoftTokens
-from speech_rba.model.generation import generate, prefill
+from speech_rba.model.generation import generate, prefill, stream
 from speech_rba.model.language import embed
 
 FROZEN = "language_model."
@@ -123,6 +124,15 @@ class SpeechStudent(PreTrainedModel):
             embeds, prefix = self.prompt_embeds(prompts), embed(self.language_model, self.prefix_ids)
         eos = self.tokenizer.eos_token_id
         return generate(self.language_model, embeds, prefix=prefix, eos_token_id=eos, **sampling)
+
+    def stream(self, prompt: SoftTokens, max_new_tokens: int) -> Iterator[int]:
+        """Token ids of the greedy answer to `prompt`, each when it is known."""
+        with torch.no_grad():
+            [embeds], prefix = self.prompt_embeds([prompt]), embed(self.language_model, self.prefix_ids)
+        eos = self.tokenizer.eos_token_id
+        yield from stream(
+            self.language_model, embeds, prefix=prefix, eos_token_id=eos, max_new_tokens=max_new_tokens
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Writes the config and what is not frozen; the frozen parts are named in the config, not copied."""
