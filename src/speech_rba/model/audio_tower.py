@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import (
+    AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
     Cache,
     EncoderDecoderCache,
@@ -18,11 +19,13 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from speech_rba.assets.converted import load_converted
 from speech_rba.assets.ctranslate2 import convert_whisper
-from speech_rba.assets.resolve import CONVERTED, resolve, sha256
+from speech_rba.assets.resolve import CONVERTED, remembered_sha256, resolve
 from speech_rba.compute.device import device
 from speech_rba.errors import UserError
 from speech_rba.model.generation import BufferedLayer, worth_leaving
+from speech_rba.model.lora import merge_lora
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 30  # Whisper's position table ends there
@@ -69,16 +72,16 @@ class AudioTower:
 def load_audio_tower(name: str, asr_adapter: Path | None) -> AudioTower:
     """The Whisper called `name`, float32, frozen, on the device of compute/device.py.
 
-    `asr_adapter` is a folder with a PEFT adapter that is merged into it.
+    `asr_adapter` is a folder with a LoRA adapter that is merged into it.
     """
     folder = whisper_folder(name)
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    if folder.parent == CONVERTED:
+        model = load_converted(AutoModelForSpeechSeq2Seq, folder, torch.float32)
+    else:
+        model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert isinstance(model, WhisperForConditionalGeneration)
     if asr_adapter:
-        from peft import PeftModel
-
-        # merged on the CPU, so that the weights are the same on every machine
-        adapted = PeftModel.from_pretrained(model, str(asr_adapter), torch_device="cpu")
-        model = adapted.merge_and_unload()
+        merge_lora(model, asr_adapter)  # on the CPU, so that the weights are the same on every machine
     tokenizer, extractor = (
         AutoTokenizer.from_pretrained(folder),
         WhisperFeatureExtractor.from_pretrained(folder),
@@ -92,7 +95,7 @@ def whisper_folder(name: str) -> Path:
     folder = resolve(name)
     if not (folder / "model.bin").exists() or (folder / "model.safetensors").exists():
         return folder
-    out = CONVERTED / sha256(folder / "model.bin")[:16]
+    out = CONVERTED / remembered_sha256(folder / "model.bin")[:16]
     if not (out / "config.json").exists():
         partial = out.with_name(f"{out.name}.{os.getpid()}")
         convert_whisper(folder, partial)
