@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -197,11 +198,17 @@ def remembered_sha256(path: Path) -> str:
         return memory.read_text()
     digest = sha256(path)
     if time.time() - state.st_ctime > SETTLED_S:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_name(f"{memory.name}.{os.getpid()}")  # two processes may write at once
-        partial.write_text(digest)
-        os.replace(partial, memory)
+        keep(memory, digest.encode())
     return digest
+
+
+def keep(path: Path, content: bytes) -> None:
+    """`path` below CONVERTED holds `content`, where that folder can be written."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")  # two processes may write at once
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
 
 
 def check_sha256(path: Path, expected: str, repair: str) -> None:

@@ -2,12 +2,14 @@
 1-best."""
 
 import functools
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
@@ -21,7 +23,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speech_rba.assets.converted import load_converted
 from speech_rba.assets.ctranslate2 import convert_whisper
-from speech_rba.assets.resolve import CONVERTED, remembered_sha256, resolve
+from speech_rba.assets.resolve import CONVERTED, keep, remembered_sha256, resolve, sha256
 from speech_rba.compute.device import device
 from speech_rba.errors import UserError
 from speech_rba.model.generation import BufferedLayer, worth_leaving
@@ -86,7 +88,24 @@ def load_audio_tower(name: str, asr_adapter: Path | None) -> AudioTower:
         AutoTokenizer.from_pretrained(folder),
         WhisperFeatureExtractor.from_pretrained(folder),
     )
-    return AudioTower(model.eval().requires_grad_(False).to(device()), tokenizer, extractor)
+    tower = AudioTower(model.eval().requires_grad_(False).to(device()), tokenizer, extractor)
+    if folder.parent == CONVERTED:
+        _remember_silence(tower, folder.name, asr_adapter)
+    return tower
+
+
+def _remember_silence(tower: AudioTower, weights: str, asr_adapter: Path | None) -> None:
+    """`tower.silence` comes from a file, which is made once for these weights, this code and this device.
+
+    To encode it takes 0.6 s, as long as a transcript.
+    """
+    adapter = remembered_sha256(asr_adapter / "adapter_model.safetensors") if asr_adapter else ""
+    parts = (weights, adapter, sha256(Path(__file__)), torch.__version__, tower.model.device.type)
+    path = CONVERTED / "silence" / hashlib.sha256(repr(parts).encode()).hexdigest()
+    if not path.exists():
+        keep(path, save({"states": tower.silence.cpu().contiguous()}))
+    else:
+        tower.__dict__["silence"] = load(path.read_bytes())["states"].to(tower.model.device)
 
 
 def whisper_folder(name: str) -> Path:
