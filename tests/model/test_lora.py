@@ -63,5 +63,5 @@ def test_a_variant_of_lora_and_an_adapter_of_another_model_are_refused(net_and_f
         Adapter(net, folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(UserError, match="no plain LoRA adapter .use_dora."):
+    with pytest.raises(UserError, match="no plain LoRA adapter"):
         merge_lora(Net(), folder)
