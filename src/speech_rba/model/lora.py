@@ -96,10 +96,11 @@ def _on(device: torch.device, update: LowRank) -> LowRank:
     return LowRank(update.down.to(device), update.up.to(device), update.scaling)
 
 
-def _layers(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Linear, LowRank]]:
-    modules = dict(model.named_modules())
+def _layers(model: nn.Module, folder: Path) -> list[tuple[nn.Linear, LowRank]]:
+    modules, layers = dict(model.named_modules()), []
     for name, update in read_lora(folder).items():
         layer = modules.get(name)
         if not isinstance(layer, nn.Linear) or layer.weight.shape != (len(update.up), update.down.shape[1]):
             raise UserError(f"{folder} does not fit the model, which has no such layer: {name}")
-        yield layer, update
+        layers.append((layer, update))
+    return layers
