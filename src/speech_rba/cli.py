@@ -92,9 +92,11 @@ def talk(
     base, adapter = student_folders(method)
     clip = read_audio(file)
     started = time.perf_counter()
-    from speech_rba.model.answering import (
-        load_answerer,
-    )  # last: the import takes seconds, an error above none
+    # last: the imports take seconds, an error above none
+    from speech_rba.model.light_import import import_transformers
+
+    import_transformers()
+    from speech_rba.model.answering import load_answerer
 
     answer = load_answerer(base, adapter)
     loaded = time.perf_counter()

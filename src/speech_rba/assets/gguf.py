@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from speech_rba.assets.resolve import CONVERTED, resolve, sha256
+from speech_rba.assets.resolve import CONVERTED, remembered_sha256, resolve
 
 
 def language_model_folder(name: str) -> Path:
@@ -17,7 +17,7 @@ def language_model_folder(name: str) -> Path:
     gguf_files = sorted(folder.glob("*.gguf"))
     if not gguf_files:
         return folder
-    out = CONVERTED / sha256(gguf_files[0])[:16]
+    out = CONVERTED / remembered_sha256(gguf_files[0])[:16]
     if not (out / "config.json").exists():
         _convert(folder, gguf_files[0].name, out)
     return out

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ import torch
 from speech_rba.model.audio_tower import Hypothesis, Word
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.logps import sequence_logps
+from speech_rba.model.lora import Adapter
 from speech_rba.model.speech_student import SpeechStudent
 from speech_rba.model.students import load_student
 from speech_rba.model.text import settled, whole_sentences
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 BATCH = 64  # prompts answered together; the answers do not depend on it
 
@@ -64,24 +61,19 @@ class AlignedStudent:
 
     def __init__(self, base: Path, adapter: Path | None, dtype: torch.dtype):
         self.student = load_student(base, dtype)
-        self.model: PeftModel | None = None
+        self.adapter: Adapter | None = None
         self.use_adapter(adapter)
 
     def use_adapter(self, adapter: Path | None) -> None:
         """Puts `adapter` in the place of the present one; None leaves the student without."""
-        if self.model is not None:
-            self.model.unload()  # in place: the student has its own layers again
-            self.model = None
-        if adapter:
-            from peft import PeftModel
-
-            device = str(self.student.device)  # PEFT would choose one itself
-            self.model = PeftModel.from_pretrained(self.student, str(adapter), torch_device=device).eval()
+        if self.adapter:
+            self.adapter.remove()
+        self.adapter = Adapter(self.student, adapter) if adapter else None
 
     def adapts(self, prompt: SoftTokens) -> bool:
         """Whether the adapter takes part in the answer to `prompt`."""
         threshold = self.student.config.adapter_min_asr_uncertainty
-        return self.model is not None and prompt.asr_uncertainty >= threshold
+        return self.adapter is not None and prompt.asr_uncertainty >= threshold
 
     def answer(self, prompts: list[SoftTokens], **sampling) -> list[list[int]]:
         """As `Student.answer`."""
@@ -149,4 +141,4 @@ class AlignedStudent:
 
     def _adapted(self, adapted: bool) -> AbstractContextManager:
         """A context in which the adapter takes part, or does not."""
-        return nullcontext() if adapted or self.model is None else self.model.disable_adapter()
+        return nullcontext() if adapted or self.adapter is None else self.adapter.disabled()

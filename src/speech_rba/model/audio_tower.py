@@ -2,6 +2,7 @@
 1-best."""
 
 import functools
+import hashlib
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from transformers import (
+    AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
     Cache,
     EncoderDecoderCache,
@@ -20,11 +23,13 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from speech_rba.assets.converted import load_converted
 from speech_rba.assets.ctranslate2 import convert_whisper
-from speech_rba.assets.resolve import CONVERTED, resolve, sha256
+from speech_rba.assets.resolve import CONVERTED, keep, remembered_sha256, resolve, sha256
 from speech_rba.compute.device import device
 from speech_rba.errors import UserError
 from speech_rba.model.generation import BufferedLayer, worth_leaving
+from speech_rba.model.lora import merge_lora
 from speech_rba.model.no_speech import loop_start, no_speech_reason
 
 SAMPLING_RATE = 16_000
@@ -94,21 +99,38 @@ class AudioTower:
 def load_audio_tower(name: str, asr_adapter: Path | None) -> AudioTower:
     """The Whisper called `name`, float32, frozen, on the device of compute/device.py.
 
-    `asr_adapter` is a folder with a PEFT adapter that is merged into it.
+    `asr_adapter` is a folder with a LoRA adapter that is merged into it.
     """
     folder = whisper_folder(name)
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    if folder.parent == CONVERTED:
+        model = load_converted(AutoModelForSpeechSeq2Seq, folder, torch.float32)
+    else:
+        model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert isinstance(model, WhisperForConditionalGeneration)
     if asr_adapter:
-        from peft import PeftModel
-
-        # merged on the CPU, so that the weights are the same on every machine
-        adapted = PeftModel.from_pretrained(model, str(asr_adapter), torch_device="cpu")
-        model = adapted.merge_and_unload()
+        merge_lora(model, asr_adapter)  # on the CPU, so that the weights are the same on every machine
     tokenizer, extractor = (
         AutoTokenizer.from_pretrained(folder),
         WhisperFeatureExtractor.from_pretrained(folder),
     )
-    return AudioTower(model.eval().requires_grad_(False).to(device()), tokenizer, extractor)
+    tower = AudioTower(model.eval().requires_grad_(False).to(device()), tokenizer, extractor)
+    if folder.parent == CONVERTED:
+        _remember_silence(tower, folder.name, asr_adapter)
+    return tower
+
+
+def _remember_silence(tower: AudioTower, weights: str, asr_adapter: Path | None) -> None:
+    """`tower.silence` comes from a file, which is made once for these weights, this code and this device.
+
+    To encode it takes 0.6 s, as long as a transcript.
+    """
+    adapter = remembered_sha256(asr_adapter / "adapter_model.safetensors") if asr_adapter else ""
+    parts = (weights, adapter, sha256(Path(__file__)), torch.__version__, tower.model.device.type)
+    path = CONVERTED / "silence" / hashlib.sha256(repr(parts).encode()).hexdigest()
+    if not path.exists():
+        keep(path, save({"states": tower.silence.cpu().contiguous()}))
+    else:
+        tower.__dict__["silence"] = load(path.read_bytes())["states"].to(tower.model.device)
 
 
 def whisper_folder(name: str) -> Path:
@@ -117,7 +139,7 @@ def whisper_folder(name: str) -> Path:
     folder = resolve(name)
     if not (folder / "model.bin").exists() or (folder / "model.safetensors").exists():
         return folder
-    out = CONVERTED / sha256(folder / "model.bin")[:16]
+    out = CONVERTED / remembered_sha256(folder / "model.bin")[:16]
     if not (out / "config.json").exists():
         partial = out.with_name(f"{out.name}.{os.getpid()}")
         convert_whisper(folder, partial)
