@@ -4,10 +4,14 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src/speech_rba"
-DEFINITIONS = {f"model/{name}.py" for name in ("audio_tower", "speech_student", "student", "speech_llm")}
+DEFINITIONS = {
+    f"model/{name}.py" for name in ("audio_tower", "speech_student", "student", "speech_llm", "long_audio")
+}
 ALLOWED = {
     "stages/features.py",  # every recording, of rows and of suites
     "model/answering.py",  # serving and `talk`
+    "server/student.py",
+    "server/systems.py",
     "stages/asr_adapter.py",  # pretraining: speech that is made for it and not stored
     "pretraining/asr_adapter.py",
     "pretraining/attribute_clips.py",

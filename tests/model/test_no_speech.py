@@ -82,7 +82,7 @@ def test_single_words_and_quiet_speech_are_transcribed(audio_tower):
 
 def test_the_student_says_that_it_heard_nothing(small_student, no_speech, hypotheses):
     aligned = AlignedStudent.__new__(AlignedStudent)
-    aligned.student, aligned.model = small_student, None
+    aligned.student, aligned.adapter = small_student, None
     nothing, something = no_speech["silence"], hypotheses[0]
     prompts = [small_student.build_prompt(h) for h in (nothing, something)]
     responses, _ = aligned.respond(prompts)

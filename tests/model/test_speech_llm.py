@@ -16,6 +16,7 @@ from speech_rba.config import Params
 from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.language import load_tokenizer
 from speech_rba.model.logps import sequence_logps
+from speech_rba.model.lora import read_lora
 from speech_rba.model.speech_llm import SpeechLlmConfig, SpeechLlmStudent
 from speech_rba.records import Answer, Clip, Message, Row, Sampling, read_jsonl, write_jsonl
 from speech_rba.stages import align, base, evaluate, features
@@ -307,7 +308,7 @@ def test_every_method_trains_it_and_a_loaded_adapter_answers_alike(project):
 def check_adapter(base: Path, adapter: Path) -> None:
     """The adapter is on the language model alone, changes log-probabilities, and loads with the same."""
     adapted, loaded = (AlignedStudent(base, adapter, torch.float32) for _ in range(2))
-    lora = [name for name, _ in adapted.model.named_parameters() if "lora_" in name]
+    lora = read_lora(adapter)
     assert lora and all("language_model.model.language_model.layers" in name for name in lora)
     prompts = encode_audio(adapted.student, [noise(9, 1.0)])
     logps, loaded_logps = (a.logps(prompts, [[40, 50]]) for a in (adapted, loaded))

@@ -98,7 +98,7 @@ def test_all_systems_answer_a_recording_in_turn(loaded, spoken):
     assert cascade["transcript"] == transcript["transcript"] and cascade["answer"] == base["answer"]
     assert sft["answer"] != base["answer"] and not sft["shared"]
     assert all(each["seconds"] > 0 for each in answered)
-    assert loaded.aligned.model is None, "the adapter is taken off again"
+    assert loaded.aligned.adapter is None, "the adapter is taken off again"
 
 
 def test_a_method_whose_adapter_takes_no_part_shares_the_answer_of_base(loaded, spoken, monkeypatch):

@@ -71,13 +71,13 @@ def test_config_facts_and_model_card_are_saved(trained):
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"].startswith("pypi:")
     facts = json.loads((folder / "asr_adapter.json").read_text())
-    assert (facts["num_texts"], facts["num_clips"], facts["num_checked"]) == (4, 24, 1)
+    assert (facts["num_texts"], facts["num_clips"], facts["num_checked"]) == (4, 24, 2)
     assert "make asr-adapter" in (folder / "README.md").read_text()
 
 
 def test_the_base_student_transcribes_with_the_adapter(trained, params, tmp_path):
     base.run(params, trained / "asr_adapter", ROOT / "artifacts/attributes", tmp_path / "base")
-    adapted = Student.from_pretrained(tmp_path / "base").audio_tower.model
+    adapted = Student.from_pretrained(tmp_path / "base").adapted_tower.model
     plain = load_audio_tower(params.assets.audio_tower, None).model
     weights = load_file(trained / "asr_adapter/adapter_model.safetensors")
     lora_a, lora_b = (weights[f"base_model.model.{LAYER}lora_{x}.weight"].float() for x in "AB")

@@ -64,11 +64,24 @@ def test_training_clips_of_the_asr_adapter_get_every_augmentation_and_depend_on_
     assert all(np.array_equal(clip, degraded(seed)) for seed, clip in enumerate(clips[:5]))
     in_room = np.mean([len(clip) > len(speech) for clip in clips])
     assert in_room == pytest.approx(0.85 * 0.3, abs=0.15)
-    # unchanged by the share of clean clips, or without a room, a noise, clipping and a line
+    # unchanged by the share of clean clips, or without room, noise, clipping, device, line and codec
     untouched = np.mean([np.array_equal(clip, speech) for clip in clips])
-    assert untouched == pytest.approx(0.15 + 0.85 * 0.7 * 0.2 * 0.9 * 0.8, abs=0.1)
-    added = [augment.rms(clip - speech) for clip in clips if len(clip) == len(speech)]
-    assert 0.2 < max(added) < 0.3 / np.sqrt(2) * 10 ** (5 / 20) + 0.01  # at most 5 dB over the speech
+    assert untouched == pytest.approx(0.15 + 0.85 * 0.7 * 0.2 * 0.9 * 0.7 * 0.8 * 0.85, abs=0.1)
+    levels = [augment.rms(clip) for clip in clips]
+    assert 0.3 < max(levels) < 0.3 / np.sqrt(2) * (1 + 10 ** (5 / 20))  # noise at most 5 dB over the speech
+
+
+def test_devices_and_codecs_keep_length_and_most_of_the_sound():
+    speech = tone(1000, 0.3)
+    for seed in range(12):
+        for change in (augment.through_device, augment.coded):
+            changed = change(speech, np.random.default_rng(seed))
+            assert len(changed) == len(speech) and changed.dtype == np.float32
+            assert augment.rms(changed) == pytest.approx(augment.rms(speech), rel=0.15)
+            assert not np.array_equal(changed, speech)
+        assert len(augment.coded(np.zeros(100, np.float32), np.random.default_rng(seed))) == 100
+    low = augment.through_device(tone(20, 0.3), np.random.default_rng(0))  # below the band of any device
+    assert augment.rms(low) < 0.5 * augment.rms(tone(20, 0.3))
 
 
 def test_babble_holds_every_talker_equally_loud():

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval, Len, MinLen
+from annotated_types import Ge, Gt, Interval, Le, Len, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from speech_rba.assets.resolve import HUB_ID, sha256
@@ -197,6 +197,8 @@ class Base(Group):
     temperature: Positive
     min_asr_uncertainty: Annotated[float, Ge(0)]
     adapter_min_asr_uncertainty: Annotated[float, Ge(0)]
+    asr_adapter_below: Annotated[float, Le(0)]
+    asr_adapter_margin: Annotated[float, Ge(0)]
     max_transcript_tokens: PositiveInt
     max_completion_tokens: PositiveInt
 
