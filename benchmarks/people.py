@@ -23,7 +23,7 @@ from speech_rba.compute.threads import map_batches
 from speech_rba.config import Params, load_params
 from speech_rba.data.audio import read_audio
 from speech_rba.evaluation.people import Transcribed, error_rates, transcribed_clip
-from speech_rba.model.audio_tower import AudioTower, load_audio_tower, transcribe
+from speech_rba.model.student import Student, build_student
 from speech_rba.records import Clip
 from speech_rba.registry.runs import git_commit, short_commit
 from speech_rba.stages import ROOT, workdir
@@ -33,7 +33,7 @@ from speech_rba.synthesis.degrade_recordings import degrade_recordings
 from speech_rba.synthesis.voices.voices import plan_talkers
 
 BATCH = 16
-WHISPER, ADAPTED = "unadapted Whisper", "ASR adapter"
+WHISPER, ADAPTED = "unadapted Whisper", "student with ASR adapter"
 DIGITS = 3
 
 
@@ -104,10 +104,13 @@ def transcripts(
     path = workdir("features", params, str(folder.resolve()), weights) / "transcripts.json"
     by_id: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     new = sorted((c for c in clips if c.id not in by_id), key=lambda c: (c.duration_s, c.id))
-    tower = load_audio_tower(params.assets.audio_tower, adapter)
-    _ = tower.silence  # before the threads, which would each compute it
+    student = build_student(params.assets, params.base, adapter, torch.float32)
+    student.get_ready()
+    _ = [tower.silence for tower in student.towers]  # before the threads, which would each compute it
     batches = [new[start : start + BATCH] for start in range(0, len(new), BATCH)]
-    texts = map_batches(partial(transcribe_batch, tower, folder, params.base.max_transcript_tokens), batches)
+    texts = map_batches(
+        partial(transcribe_batch, student, folder, params.base.max_transcript_tokens), batches
+    )
     for batch, batch_texts in tqdm(zip(batches, texts, strict=True), name, len(batches), mininterval=2):
         by_id |= dict(zip([c.id for c in batch], batch_texts, strict=True))
         partial_file = path.with_suffix(".partial")
@@ -116,10 +119,10 @@ def transcripts(
     return by_id
 
 
-def transcribe_batch(tower: AudioTower, folder: Path, max_tokens: int, batch: list[Clip]) -> list[str]:
+def transcribe_batch(student: Student, folder: Path, max_tokens: int, batch: list[Clip]) -> list[str]:
     audio = [read_audio(folder / f"{clip.id}.flac") for clip in batch]
-    hypotheses = transcribe(tower, audio, top_k=1, max_tokens=max_tokens, dtype=torch.float32)
-    return [tower.text(h.token_ids.tolist()) for h in hypotheses]
+    hypotheses = student.transcribe(audio, top_k=1, max_tokens=max_tokens, dtype=torch.float32)
+    return [student.audio_tower.text(h.token_ids.tolist()) for h in hypotheses]
 
 
 def result_rows(clips: list[Transcribed], params: Params) -> list[tables.Row]:

@@ -143,6 +143,11 @@ class Student(SpeechStudent):
         """Whisper with the ASR adapter."""
         return load_audio_tower(self.config.audio_tower, self.asr_adapter)
 
+    @property
+    def towers(self) -> list[AudioTower]:
+        """Those that it transcribes with."""
+        return [self.audio_tower, *([self.adapted_tower] if self.asr_adapter else [])]
+
     @functools.cached_property
     def bridge(self) -> Bridge:
         return Bridge(self.audio_tower.tokenizer, self.tokenizer)
@@ -152,9 +157,7 @@ class Student(SpeechStudent):
         return self.asr_adapter is None
 
     def get_ready(self) -> None:
-        _ = self.audio_tower
-        if self.asr_adapter:
-            _ = self.adapted_tower
+        _ = self.towers
 
     def transcribe(
         self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
