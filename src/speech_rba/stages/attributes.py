@@ -161,7 +161,7 @@ def card(params: Params, facts: dict) -> str:
 It passes paralinguistic attributes of a clip on to the language model. Made by `make asr-adapter` in \
 {facts["minutes"]:.0f} minutes.
 
-- Input: the mean and deviation over time of the states of the first encoder layer (with the ASR adapter), \
+- Input: the mean and deviation over time of the states of the first encoder layer, \
 from which logistic regressions give each attribute; and the sum of the word embeddings, from which one \
 gives the attribute that the query is about.
 - Output: an offset to the embeddings between query and answer; zero for a query that is about no attribute.
