@@ -32,3 +32,7 @@ def test_greedy_answers_do_not_depend_on_the_number_of_threads(small_student, qu
     together = small_student.answer(prompts, batch_size=2, **settings)
     torch.set_num_threads(1)
     assert together == small_student.answer(prompts, batch_size=6, **settings)
+
+
+def test_a_single_batch_has_all_threads(two_threads):
+    assert list(map_batches(lambda _: torch.get_num_threads(), ["one"])) == [2]
