@@ -17,7 +17,6 @@ from speech_rba.errors import UserError
 if TYPE_CHECKING:
     from speech_rba.model.answering import AnswerResult
 
-UNCERTAIN = 0.5  # probability of a word, below which `talk` marks it
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -115,7 +114,7 @@ def shown_transcript(result: "AnswerResult") -> str:
     """The transcript, with a question mark in brackets behind each uncertain word; without words, why."""
     if result.no_speech:
         return f"(nothing: {result.no_speech})"
-    return " ".join(f"{w.text} (?)" if w.probability < UNCERTAIN else w.text for w in result.words)
+    return " ".join(f"{w.text} (?)" if w.uncertain else w.text for w in result.words)
 
 
 @app.command(rich_help_panel=ASK)

@@ -1,6 +1,5 @@
 """The page of voices: every clip plays in a browser, and a differing word of its transcript is marked."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from benchmarks import voices as page
 from speech_rba.config import load_params
 from speech_rba.synthesis.voices import voices
+from tests.browser import chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOICE = load_params(Path(__file__).parents[2] / "params.yaml").voice
 TALKERS = [(f"espeak-en-us+{name}", "lions and rain") for name in ("f3", "f2", "f5", "m3", "m7", "Annie")]
 
@@ -24,18 +23,13 @@ def test_all_voices_are_shown_but_of_the_training_blends_a_selection():
 
 
 def test_every_clip_plays_in_a_browser_and_wrong_words_are_marked(tmp_path, monkeypatch):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: the page was not opened")
-    from playwright.sync_api import sync_playwright
-
     monkeypatch.setattr(page, "CONDITION_VOICE", "espeak-en-us")
     clips = page.plan(VOICE, ["espeak-en-us+f3", "espeak-en-us+m3"], ["clean", "babble", "telephone"])
     audio = [page.record(clip, TALKERS) for clip in clips]
     texts = [page.SENTENCE, page.SENTENCE.replace("harbour", "barber"), "", page.SENTENCE]
     (tmp_path / "voices.html").write_text(page.render(VOICE, clips, audio, texts))
     errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         opened = browser.new_page(viewport={"width": 420, "height": 900})
         opened.on("console", lambda message: errors.append(message.text))
         opened.on("pageerror", lambda error: errors.append(str(error)))
@@ -50,7 +44,6 @@ def test_every_clip_plays_in_a_browser_and_wrong_words_are_marked(tmp_path, monk
         names = opened.locator("h3").all_inner_texts()
         rates = opened.locator("article small").all_inner_texts()
         fits = opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
     assert durations == pytest.approx([len(samples) / 16_000 for samples in audio], abs=0.1)
     assert names == ["espeak-en-us+f3", "espeak-en-us+m3", "babble", "telephone"]
     assert marked == ["barber"] and rates == ["WER 0 %", "WER 6 %", "WER 100 %", "WER 0 %"]

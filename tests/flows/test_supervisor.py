@@ -20,19 +20,19 @@ from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from flows import reaper, supervisor
 from flows.reaper import Reaper
 from speech_rba.errors import UserError
+from tests.browser import chromium
 
 ROOT = Path(__file__).parents[2]
 DEAD_PROXY = "http://127.0.0.1:9"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 STAGE = """
 import ctypes, pathlib, signal, sys, time
+from tests.browser import chromium
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage
 name, *deps = sys.argv[1:]
 with open(pathlib.Path(__file__).parent / "../../runs.txt", "a") as runs:
@@ -243,12 +243,10 @@ def test_a_schedule_starts_a_run_that_computes_nothing_and_is_kept_by_another_de
 
 @pytest.fixture
 def page():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(60_000)
         yield page
-        browser.close()
 
 
 def click_until(page: Page, done: Callable[[], bool], *names: str) -> None:
@@ -267,7 +265,6 @@ def click_until(page: Page, done: Callable[[], bool], *names: str) -> None:
         page.wait_for_timeout(200)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: no page was opened")
 def test_a_person_sees_a_run_and_schedules_the_next_by_clicking(up, seeded_run, page):
     page.goto(f"{up.prefect}/runs/flow-run/{seeded_run}")
     expect(page.get_by_text("Completed").first).to_be_visible(timeout=60_000)

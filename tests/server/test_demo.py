@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import shutil
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,7 +10,7 @@ import soundfile
 import torch
 from loopback import flac, running
 from peft import LoraConfig, get_peft_model
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from speech_rba.model.audio_tower import Word
 from speech_rba.model.student import Student
@@ -20,8 +19,8 @@ from speech_rba.server import systems
 from speech_rba.server.demo import build_demo
 from speech_rba.server.student import Prompt
 from speech_rba.synthesis.feedback import by_content, feedback_prompts
+from tests.browser import chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 120_000  # ms; the machine may be busy
 
 
@@ -59,24 +58,14 @@ def address(loaded, feedback):
 @pytest.fixture(scope="module")
 def page(address, spoken, tmp_path_factory):
     """The page in a browser whose microphone plays the spoken question over and over."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
     recording = tmp_path_factory.mktemp("microphone") / "question.wav"
     pause = np.zeros(16_000, np.float32)
     soundfile.write(recording, np.concatenate([pause[:4000], spoken, pause]), 16_000, subtype="PCM_16")
-    flags = [
-        "--no-sandbox",
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={recording}",
-    ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with chromium(recording) as browser:
         page = browser.new_page()
         page.set_default_timeout(SECONDS)
         page.goto(address)
         yield page
-        browser.close()
 
 
 def post(address: str, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:

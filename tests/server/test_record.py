@@ -1,9 +1,6 @@
 """The page that records spoken questions: a real server on loopback, and Chromium with a fake microphone."""
 
 import io
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +9,14 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from loopback import running
 
 from speech_rba.errors import UserError
-from speech_rba.server.listen import build_server, open_socket, url_of
 from speech_rba.server.record import build_app, choose_questions, open_session
 from speech_rba.suites.read import read_suite
 from speech_rba.synthesis.voices.voices import speak
+from tests.browser import chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SUITE = Path(__file__).parents[2] / "data/suites/spoken_qa"
 QUESTIONS = choose_questions(SUITE)
 
@@ -27,18 +24,8 @@ QUESTIONS = choose_questions(SUITE)
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Inside the block the address of the page for `folder`."""
-    opened = open_socket("127.0.0.1", 0)
-    server = build_server(build_app(open_session(folder, QUESTIONS), "the next step"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    try:
-        yield url_of(opened)
-    finally:
-        server.should_exit = True
-        thread.join()
-        opened.close()
+    with running(build_app(open_session(folder, QUESTIONS), "the next step")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +91,10 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 def test_a_person_records_listens_and_records_again_in_a_browser(tmp_path, spoken):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: the page was not opened")
-    from playwright.sync_api import sync_playwright
-
     microphone, folder, errors = tmp_path / "microphone.wav", tmp_path / "voice", []
     soundfile.write(microphone, spoken, 16_000)
-    arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    arguments.append(f"--use-file-for-fake-audio-capture={microphone}")
     first = folder / f"wav/{QUESTIONS[0].id}.flac"
-    with served(folder) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with served(folder) as url, chromium(microphone) as browser:
         page = browser.new_page(viewport={"width": 420, "height": 900})
         page.on("console", lambda message: errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -133,7 +113,6 @@ def test_a_person_records_listens_and_records_again_in_a_browser(tmp_path, spoke
         assert QUESTIONS[1].prompt in page.inner_text("#prompt")
         assert page.get_by_role("button", name="Question 1, recorded").is_visible()
         fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
     assert 1.5 < durations[0] < durations[1] and fits and not errors
     recordings, refused = read_suite(folder)
     assert [r.question.prompt for r in recordings] == [QUESTIONS[0].prompt] and not refused

@@ -16,8 +16,7 @@ from speech_rba.evaluation.people import error_rates, transcribed_clip
 from speech_rba.evaluation.score_table import score_table
 from speech_rba.records import Answer, Clip, Feature, Message, Row, Sampling, write_jsonl
 from speech_rba.stages.report import run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.browser import chromium
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 SETTINGS = PARAMS.evaluate.model_copy(update={"suites": {"spoken_qa": "quiz"}, "num_bootstrap": 50})
@@ -359,13 +358,8 @@ def test_the_page_is_the_same_every_time_and_links_data_docs_that_exist(artifact
 
 
 def test_the_page_fits_a_phone_and_plays_every_clip_in_a_browser(artifacts):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: the page was not opened")
-    from playwright.sync_api import sync_playwright
-
     errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         opened = browser.new_page(viewport={"width": 420, "height": 900})
         opened.on("console", lambda message: errors.append(message.text))
         opened.on("pageerror", lambda error: errors.append(str(error)))
@@ -374,7 +368,6 @@ def test_the_page_fits_a_phone_and_plays_every_clip_in_a_browser(artifacts):
         opened.wait_for_function(f"{players}.every(player => player.readyState > 0)")
         durations = opened.evaluate(f"{players}.map(player => player.duration)")
         fits = opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
     assert durations == [1.0] * 20 and fits and not errors
 
 

@@ -82,7 +82,8 @@ CONCLUSIONS = (
     re.compile(rf"\b(?i:it|that|this)(?i:{_IS}|'d be|'ll be)\s*:?\s*(?i:{_FILL}){_SURE}"),
     re.compile(  # so B
         r"\b(?i:think|believe|guess|say|suppose|so|therefore|thus|hence|then|but|rather|no|wait|actually"
-        r"|finally|definitely|clearly|obviously|certainly|surely|conclude|instead|probably|likely|means|correction)\b"
+        r"|finally|definitely|clearly|obviously|certainly|surely|conclude|instead|probably|likely|means"
+        r"|correction)\b"
         rf"[\s,:.!-]*(?i:{_FILL}){_SURE}"
     ),
     re.compile(  # B is correct

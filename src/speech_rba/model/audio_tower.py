@@ -38,6 +38,7 @@ MAX_SECONDS = 30  # Whisper's position table ends there
 MIN_WINDOW_S = 6
 SILENCE_FRAMES = 100  # 2 s
 SAMPLES_PER_FRAME = 320  # of the encoder
+UNCERTAIN = 0.5  # probability of a word
 SPACE = "Ġ"  # how byte-level BPE writes a leading space
 
 
@@ -62,6 +63,11 @@ class Word:
 
     text: str
     probability: float
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether a reader should see that it may be wrong."""
+        return self.probability < UNCERTAIN
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,15 @@
 """Texts of the ASR adapter's training in natural voices, kept on disk: to synthesize one takes longer than
 to train on it."""
 
-import io
-import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from speech_rba.compute.pool import process_pool
 from speech_rba.config import AsrAdapter
+from speech_rba.data.flac import write_flac
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.disfluency import hesitant
 from speech_rba.synthesis.voices import voices
@@ -39,10 +37,7 @@ def _record(item: tuple[int, str], names: list[str], settings: AsrAdapter, folde
     if not file.exists():
         rng = np.random.default_rng([settings.seed, 2, place])
         speech = speak(text, str(rng.choice(names)), settings, rng)
-        encoded, partial_file = io.BytesIO(), file.with_suffix(".partial")
-        soundfile.write(encoded, speech, augment.SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        partial_file.write_bytes(encoded.getbuffer())
-        os.replace(partial_file, file)
+        write_flac(file, speech)
     return file
 
 

@@ -10,13 +10,13 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from speech_rba.data.audio import read_audio
 from speech_rba.errors import UserError
 from speech_rba.server.refusal import Refusal, error_body
-from speech_rba.server.student import Part, Prompt
+from speech_rba.server.student import Part, Prompt, recognized
 
 # Fields that would change the answer, with the values at which they do not, and why others are refused.
 FIXED: dict[str, tuple[tuple, str]] = {
@@ -244,9 +244,3 @@ def usage_of(prompt: Prompt, num_completion: int) -> dict:
         "completion_tokens": num_completion,
         "total_tokens": prompt.num_tokens + num_completion,
     }
-
-
-def recognized(prompt: Prompt) -> dict:
-    """What the student transcribed; a field of this project beside OpenAI's."""
-    words = [asdict(word) for word in prompt.words]
-    return {"transcript": prompt.hypothesis, "words": words, "no_speech": prompt.no_speech}

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import soundfile
-
-from speech_rba.data.audio import SAMPLE_RATE, read_audio
+from speech_rba.data.audio import read_audio
+from speech_rba.data.flac import write_flac
 from speech_rba.records import Feedback, Thumb
 from speech_rba.server.refusal import Refusal
 
@@ -74,6 +73,4 @@ def save(file: Path, name: str, exchange: Exchange, system: str, thumb: Thumb | 
 def save_audio(path: Path, upload: bytes) -> None:
     """The recording as FLAC (16 kHz, mono), whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    soundfile.write(partial, read_audio(io.BytesIO(upload), "the recording"), SAMPLE_RATE, format="FLAC")
-    os.replace(partial, path)
+    write_flac(path, read_audio(io.BytesIO(upload), "the recording"))

@@ -4,18 +4,17 @@ The folder has questions.tsv and wav/, as suites/read.py reads them. The table l
 recording is there, and each file appears whole, so that a session goes on where it stopped.
 """
 
-import io
 import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from speech_rba.data.audio import SAMPLE_RATE
+from speech_rba.data.flac import write_flac
 from speech_rba.errors import UserError
 from speech_rba.records import Question, read_jsonl
 from speech_rba.server.guards import check_host, check_origin, read_body
@@ -93,10 +92,9 @@ def save_recording(session: Session, question: Question, content: bytes) -> floa
     """
     recording = Recording(question, content, "the recording")
     check_sound(recording)
-    samples, flac = recording.read(), io.BytesIO()
-    soundfile.write(flac, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    samples = recording.read()
     with session.lock:
-        write_whole(session.file(question), flac.getvalue())
+        write_flac(session.file(question), samples)
         write_whole(session.folder / TABLE, table_of(session).encode())
     return len(samples) / SAMPLE_RATE
 

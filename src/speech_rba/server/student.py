@@ -1,7 +1,7 @@
 """A student that is served: how it is loaded, and its answer to a question, piece by piece."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +86,9 @@ def num_tokens(student: SpeechStudent, prompt: SoftTokens) -> int:
     """The positions of the language model's input."""
     [embeds] = student.prompt_embeds([prompt])
     return len(student.prefix_ids) + len(embeds)
+
+
+def recognized(prompt: Prompt) -> dict:
+    """What the student transcribed; a field of this project beside OpenAI's."""
+    words = [asdict(word) | {"uncertain": word.uncertain} for word in prompt.words]
+    return {"transcript": prompt.hypothesis, "words": words, "no_speech": prompt.no_speech}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from speech_rba.model.answering import NOTHING_HEARD, AlignedStudent
 from speech_rba.model.audio_tower import AudioTower, load_audio_tower, transcribe
-from speech_rba.server.student import Prompt, build_prompt
+from speech_rba.server.student import Prompt, build_prompt, recognized
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def answers(systems: Systems, clip: np.ndarray) -> Iterator[dict]:
     began = time.perf_counter()
     prompt = build_prompt(systems.aligned.student, [clip])
     read_s = time.perf_counter() - began
-    words = [asdict(word) for word in prompt.words]
-    yield {"transcript": prompt.hypothesis, "words": words, "no_speech": prompt.no_speech}
+    yield recognized(prompt)
     if prompt.hypothesis == "":
         return
     yield cascade(systems, clip)

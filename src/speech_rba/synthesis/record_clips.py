@@ -1,8 +1,6 @@
 """The clips of planned speeches, recorded by a pool of processes: a clip is saved when it is made, and made
 once."""
 
-import hashlib
-import io
 import os
 import re
 import shutil
@@ -10,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from speech_rba.compute.pool import process_pool
+from speech_rba.data.flac import write_flac
 from speech_rba.errors import UserError
 from speech_rba.records import Clip, write_jsonl
 from speech_rba.synthesis import augment
@@ -97,12 +95,7 @@ def saved_clip(clip_id: str, folder: Path) -> Clip:
 def save_clip(audio: np.ndarray, clip: Clip, folder: Path) -> Clip:
     """The clip with its duration and hash, once `folder` holds its audio and its record."""
     file = folder / f"{clip.id}.flac"
-    partial_file = file.with_suffix(".partial")
-    encoded = io.BytesIO()  # libsndfile reports no error when the disk is full
-    soundfile.write(encoded, audio, augment.SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    partial_file.write_bytes(encoded.getbuffer())
-    digest = hashlib.sha256(encoded.getbuffer()).hexdigest()
-    os.replace(partial_file, file)
+    digest, partial_file = write_flac(file, audio), file.with_suffix(".partial")
     complete = clip.model_copy(update={"duration_s": len(audio) / augment.SAMPLE_RATE, "sha256": digest})
     partial_file.write_text(complete.model_dump_json())
     os.replace(partial_file, file.with_suffix(".json"))

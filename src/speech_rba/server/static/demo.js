@@ -1,6 +1,5 @@
 "use strict";
 
-const UNCERTAIN = 0.5; // probability below which a word is marked
 const MAX_SECONDS = 120; // of a recording made here; a chosen file may be longer
 const ABOUT = {
   cascade: "Whisper, then the language model",
@@ -139,11 +138,11 @@ function showTranscript({ transcript, words, no_speech }) {
   }
   const parts = words.length ? words.map(wordNode) : [transcript ?? "(this student writes no transcript)"];
   element("transcript").replaceChildren(...parts.flatMap((part, i) => (i ? [" ", part] : [part])));
-  element("legend").hidden = !words.some((word) => word.probability < UNCERTAIN);
+  element("legend").hidden = !words.some((word) => word.uncertain);
 }
 
-function wordNode({ text, probability }) {
-  if (probability >= UNCERTAIN) return text;
+function wordNode({ text, probability, uncertain }) {
+  if (!uncertain) return text;
   const percent = `${Math.round(100 * probability)} %`;
   const note = build("span", { className: "only-read-aloud", textContent: ` (uncertain, ${percent})` });
   return build("mark", { title: `probability ${percent}` }, text, note);
