@@ -32,7 +32,6 @@ DEAD_PROXY = "http://127.0.0.1:9"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY")
 STAGE = """
 import ctypes, pathlib, signal, sys, time
-from tests.browser import chromium
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as every stage
 name, *deps = sys.argv[1:]
 with open(pathlib.Path(__file__).parent / "../../runs.txt", "a") as runs:
@@ -215,7 +214,7 @@ def seeded_run(up) -> str:
 
 def test_a_run_leaves_a_commit_of_its_results(up, project, seeded_run):
     state = up.state(seeded_run)
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", state["message"]
     assert runs(project) == ["first", "last"]
     assert "seed: 7" in git(project, "show", "nightly:params.yaml")
     result = (project / "work/nightly/last").read_text()
@@ -466,7 +465,7 @@ def test_a_renamed_project_runs_under_its_new_name(up, project):
     up.__init__(renamed)
     assert up.deployment == before
     state = up.wait_for_end(up.start_run(seed=41))
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", state["message"]
     commit = git(renamed, "rev-parse", "nightly").strip()
     assert state["message"].startswith(f"commit {commit[:12]}")
     assert "seed: 41" in git(renamed, "show", "nightly:params.yaml")
