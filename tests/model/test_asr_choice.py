@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speech_rba.config import load_params
-from speech_rba.model.student import Student, surer
+from speech_rba.model.student import Student
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.voices import voices
 
@@ -58,11 +58,12 @@ def test_a_hypothesis_does_not_depend_on_the_other_clips(adapted, clips):
     assert [h.token_ids.tolist() for h in together] == [h.token_ids.tolist() for h in alone]
 
 
-def test_the_adapter_must_be_surer_by_the_margin_and_find_speech(hypotheses):
+def test_the_adapter_must_be_surer_by_the_margin_and_find_speech(adapted, hypotheses):
     whisper = replace(hypotheses[0], mean_logprob=-0.9)
     sure, close = (replace(hypotheses[1], mean_logprob=lp) for lp in (-0.5, -0.75))
     silent = replace(sure, no_speech="no speech detected")
-    assert torch.equal(surer(whisper, sure, 0.2).token_ids, sure.token_ids)
-    assert torch.equal(surer(whisper, sure, 0.2).attribute_features, whisper.attribute_features)
-    assert surer(whisper, close, 0.2) is whisper
-    assert surer(whisper, silent, 0.2) is whisper
+    assert adapted.config.asr_adapter_margin == 0.2
+    assert torch.equal(adapted.surer(whisper, sure).token_ids, sure.token_ids)
+    assert torch.equal(adapted.surer(whisper, sure).attribute_features, whisper.attribute_features)
+    assert adapted.surer(whisper, close) is whisper
+    assert adapted.surer(whisper, silent) is whisper

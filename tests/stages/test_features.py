@@ -87,7 +87,7 @@ def test_every_clip_is_transcribed_and_measured(whole, audio_tower):
     assert audio_tower.text(hypotheses[1].token_ids.tolist()) == table[1].judge_hypothesis
     assert hypotheses[0].top_probs.shape == (len(hypotheses[0].token_ids), 1)
     report = json.loads((whole / "out/report.json").read_text())
-    assert list(report["ms_per_clip"]) == ["student"]  # without an ASR adapter it is the judge too
+    assert list(report["ms_per_clip"]) == ["judge"]  # without an ASR adapter it is the student too
     assert not list((whole / "work/features").iterdir())
 
 
@@ -110,7 +110,7 @@ def test_a_resumed_run_transcribes_no_round_again(
     with pytest.raises(KeyboardInterrupt):
         run("out")
     run("out")
-    assert rounds == ["student-exact-000000.safetensors", *["student-fast-000000.safetensors"] * 2]
+    assert rounds == ["judge-exact-000000.safetensors", *["judge-fast-000000.safetensors"] * 2]
     for name in ("table.jsonl", "hypotheses.safetensors"):
         assert Path("out", name).read_bytes() == (whole / "out" / name).read_bytes()
 

@@ -145,19 +145,14 @@ class Student(SpeechStudent):
 
     @property
     def towers(self) -> list[AudioTower]:
-        """Those that it transcribes with."""
         return [self.audio_tower, *([self.adapted_tower] if self.asr_adapter else [])]
 
     @functools.cached_property
     def bridge(self) -> Bridge:
         return Bridge(self.audio_tower.tokenizer, self.tokenizer)
 
-    @property
-    def transcribes_as_judge(self) -> bool:
-        return self.asr_adapter is None
-
     def get_ready(self) -> None:
-        _ = self.towers
+        _ = self.audio_tower
 
     def transcribe(
         self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype
@@ -169,13 +164,28 @@ class Student(SpeechStudent):
         """
         limits = {"top_k": top_k, "max_tokens": max_tokens}
         hypotheses = transcribe(self.audio_tower, clips, **limits, dtype=dtype)
-        if self.asr_adapter is None:
+        unsure = [i for i, hypothesis in enumerate(hypotheses) if self.is_unsure(hypothesis)]
+        if not unsure:
             return hypotheses
-        unsure = [i for i, h in enumerate(hypotheses) if h.mean_logprob < self.config.asr_adapter_below]
         adapted = transcribe(self.adapted_tower, [clips[i] for i in unsure], **limits, dtype=dtype)
         for i, hypothesis in zip(unsure, adapted, strict=True):
-            hypotheses[i] = surer(hypotheses[i], hypothesis, self.config.asr_adapter_margin)
+            hypotheses[i] = self.surer(hypotheses[i], hypothesis)
         return hypotheses
+
+    def is_unsure(self, whisper: Hypothesis) -> bool:
+        """Whether the adapted tower transcribes too what Whisper transcribed so."""
+        return self.asr_adapter is not None and whisper.mean_logprob < self.config.asr_adapter_below
+
+    def surer(self, whisper: Hypothesis, adapted: Hypothesis) -> Hypothesis:
+        """The adapted tower's hypothesis where its mean log-probability is higher by the margin, else
+        Whisper's.
+
+        The attribute features are Whisper's, so that they do not depend on the choice.
+        """
+        margin = self.config.asr_adapter_margin
+        if adapted.no_speech or adapted.mean_logprob <= whisper.mean_logprob + margin:
+            return whisper
+        return replace(adapted, attribute_features=whisper.attribute_features)
 
     def transcript(self, hypothesis: Hypothesis) -> str | None:
         return self.audio_tower.text(hypothesis.token_ids.tolist())
@@ -255,16 +265,6 @@ def last_sentences(hypothesis: Hypothesis, tokenizer: PreTrainedTokenizerBase, m
     start += next((i for i, token in enumerate(tokens) if token.endswith((".", "?", "!"))), 0)
     fields = ("token_ids", "top_ids", "top_probs", "hidden")
     return replace(hypothesis, **{name: getattr(hypothesis, name)[start:] for name in fields})
-
-
-def surer(whisper: Hypothesis, adapted: Hypothesis, margin: float) -> Hypothesis:
-    """The adapted tower's hypothesis where its mean log-probability is higher by `margin`, else Whisper's.
-
-    The attribute features are Whisper's, so that they do not depend on the choice.
-    """
-    if adapted.no_speech or adapted.mean_logprob <= whisper.mean_logprob + margin:
-        return whisper
-    return replace(adapted, attribute_features=whisper.attribute_features)
 
 
 def build_student(assets: Assets, base: Base, asr_adapter: Path | None, dtype: torch.dtype) -> Student:

@@ -1,5 +1,8 @@
-"""Training of the ASR adapter: LoRA on a frozen Whisper, which learns to transcribe degraded speech.
+"""Training of the ASR adapter: LoRA on the encoder of a frozen Whisper, which learns to transcribe degraded
+speech.
 
+The decoder stays as it is: adapted, it learns the kinds of texts that it is trained on, and it adds little.
+Without its part of an adapter of both, degraded clips of people have fewer errors and synthesized ones nearly as few.
 The loss is the cross-entropy of the transcript, plus the distance of the encoder's states of the degraded
 clip from those of the unadapted encoder for the clean clip, relative to their power.
 """
@@ -26,7 +29,7 @@ from speech_rba.model.audio_tower import (
 )
 from speech_rba.pretraining.asr_speech import SpeechPair, SpeechPairs
 
-LINEAR = r"self_attn\.(q|k|v|out)_proj|encoder_attn\.(q|k|v|out)_proj|fc1|fc2"
+LINEAR = r"self_attn\.(q|k|v|out)_proj|fc1|fc2"
 FRAMES_PER_S = 100
 WEIGHTS = "adapter_model.safetensors"
 
@@ -41,6 +44,7 @@ def train(
         work / "asr_adapter", settings.max_steps, settings.seed, settings.save_steps
     )
     arguments |= {"warmup_steps": settings.max_steps // 10, "learning_rate": settings.learning_rate}
+    arguments |= {"dataloader_num_workers": 1}  # degrades the next clips beside the training
     args = TrainingArguments(**arguments, per_device_train_batch_size=settings.per_device_train_batch_size)
     trainer = AsrAdapterTrainer(model, tower, settings, args, speech, log)
     train_from_checkpoint(trainer, log, "asr_adapter")
@@ -48,8 +52,8 @@ def train(
 
 
 def add_lora(tower: AudioTower, lora_r: int) -> PeftModel:
-    """The tower's Whisper with trainable low-rank updates on every linear layer of encoder and decoder."""
-    targets = rf".*(encoder|decoder)\.layers\.\d+\.({LINEAR})"
+    """The tower's Whisper with trainable low-rank updates on every linear layer of the encoder."""
+    targets = rf".*encoder\.layers\.\d+\.({LINEAR})"
     return get_peft_model(tower.model, LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules=targets))
 
 

@@ -26,6 +26,7 @@ from speech_rba.model.audio_tower import SAMPLING_RATE, AudioTower, Hypothesis, 
 from speech_rba.model.hypotheses import load_hypotheses, save_hypotheses
 from speech_rba.model.long_audio import transcribe
 from speech_rba.model.speech_student import SpeechStudent
+from speech_rba.model.student import Student
 from speech_rba.model.students import load_student
 from speech_rba.records import Clip, Feature, read_jsonl, write_jsonl
 from speech_rba.stages import main, publish, workdir
@@ -82,12 +83,19 @@ def judged(clips: list[Clip]) -> list[Clip]:
 def transcribe_clips(
     student: SpeechStudent, judge: AudioTower, voice: Path, clips: list[Clip], work: Path
 ) -> Transcripts:
-    """The hypotheses of student and judge; a student without an ASR adapter is its own judge."""
+    """The hypotheses of student and judge. The default student's first tower is the judge, and its adapted
+    tower transcribes the clips of which that one is unsure."""
     max_tokens = student.config.max_transcript_tokens
-    by_student = partial(student.transcribe, top_k=student.config.soft_top_k, max_tokens=max_tokens)
-    of_student, ms = transcribe_all(by_student, voice, clips, work, "student")
-    if student.transcribes_as_judge:
-        return Transcripts(of_student, {c.id: of_student[c.id] for c in judged(clips)}, {"student": ms})
+    limits = {"top_k": student.config.soft_top_k, "max_tokens": max_tokens}
+    if isinstance(student, Student):
+        of_judge, ms = transcribe_all(partial(transcribe, judge, **limits), voice, clips, work, "judge")
+        of_student, speeds = dict(of_judge), {"judge": ms}
+        if unsure := [clip for clip in clips if student.is_unsure(of_judge[clip.id])]:
+            by_adapter = partial(transcribe, student.adapted_tower, **limits)
+            adapted, speeds["asr_adapter"] = transcribe_all(by_adapter, voice, unsure, work, "asr_adapter")
+            of_student |= {i: student.surer(of_judge[i], hypothesis) for i, hypothesis in adapted.items()}
+        return Transcripts(of_student, {clip.id: of_judge[clip.id] for clip in judged(clips)}, speeds)
+    of_student, ms = transcribe_all(partial(student.transcribe, **limits), voice, clips, work, "student")
     by_judge = partial(transcribe, judge, top_k=1, max_tokens=max_tokens)
     of_judge, judge_ms = transcribe_all(by_judge, voice, judged(clips), work, "judge")
     return Transcripts(of_student, of_judge, {"student": ms, "judge": judge_ms})
