@@ -2,7 +2,8 @@
 speech.
 
 The decoder stays as it is: adapted, it learns the kinds of texts that it is trained on, and it adds little.
-Without its part of an adapter of both, degraded clips of people have fewer errors and synthesized ones nearly as few.
+Without its part of an adapter of both, degraded clips of people have fewer errors, and synthesized ones
+nearly as few.
 The loss is the cross-entropy of the transcript, plus the distance of the encoder's states of the degraded
 clip from those of the unadapted encoder for the clean clip, relative to their power.
 """
