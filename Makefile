@@ -15,7 +15,7 @@ define clone  # the folder $(1) is a clone at the project's last commit; no hook
 	cd $(1) && git fetch -q ../.. HEAD && git -c core.hooksPath=/dev/null checkout -q --force --detach FETCH_HEAD
 endef
 
-.PHONY: run up test faults smoke translation bench ablation compare voices asr-adapter tables lock types coverage help
+.PHONY: run up test faults smoke translation bench compare voices asr-adapter tables lock types coverage help
 
 run: $(READY)  ## the whole pipeline: data, training, evaluation, report, a registered candidate
 	speech-rba run
@@ -52,9 +52,6 @@ translation: $(READY)  ## the pipeline for speech translation, TO=es or TO=de (d
 bench: $(READY)  ## speed of generation and of a reinforcement step, against plain transformers and TRL
 	python benchmarks/generation.py
 	python benchmarks/reinforcement.py
-
-ablation: $(READY)  ## word error rate of the ASR adapter without each of its parts, on the clips of the last run
-	python benchmarks/asr.py
 
 compare: $(READY)  ## all methods, equal minutes, three seeds; hours (ARGS="--methods sft rba --minutes 2.5")
 	$(call clone,work/compare)

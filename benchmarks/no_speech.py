@@ -2,15 +2,18 @@
 writes results/no_speech.json.
 
 `python benchmarks/no_speech.py PEOPLE`, a folder of recordings with transcripts.tsv (docs/suites.md), after
-`make run`, whose held-out clips in degraded conditions it transcribes too. `--asr-adapter` names the folder
-of an ASR adapter. Thresholds are chosen on the validation set of benchmarks/non_speech.py, `--validation`.
+`make run`, whose held-out clips in degraded conditions it transcribes too. The student transcribes, with its
+ASR adapter where it is surer; the window is compared with the unadapted Whisper. Thresholds are chosen on the
+validation set of benchmarks/non_speech.py, `--validation`.
 """
 
 import argparse
 import csv
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +26,20 @@ from speech_rba.config import load_params
 from speech_rba.data.audio import read_audio
 from speech_rba.data.measures import normalize, word_error_rate
 from speech_rba.model import audio_tower
-from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, AudioTower, load_audio_tower, transcribe
+from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, AudioTower, transcribe
+from speech_rba.model.student import Student, build_student
 from speech_rba.records import Clip, read_jsonl
 from speech_rba.registry.runs import git_commit, short_commit
 
 BATCH, MAX_TOKENS = 16, 96
+LIMITS = {"top_k": 1, "max_tokens": MAX_TOKENS, "dtype": torch.float32}
 NUM_EACH = 18  # clips without speech a generator
 ARTIFACTS = Path("artifacts")
 OUT = tables.ROOT / "results/no_speech.json"
 RIGHT = 0.5  # WER of a transcript from which setting it apart loses nothing
+
+
+Transcribe = Callable[[list[np.ndarray]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,14 @@ class Speech:
 
 def main() -> None:
     options, started = parse(), time.perf_counter()
-    tower = load_audio_tower(load_params().assets.audio_tower, options.asr_adapter)
+    params = load_params()
+    student = build_student(params.assets, params.base, options.asr_adapter, torch.float32)
     people = recordings(options.people)
     made = make(VALIDATION if options.validation else TEST, NUM_EACH, int(not options.validation))
     rows = [
-        *invented_rows(tower, made),
-        *set_apart_rows(tower, [*people, *degraded(ARTIFACTS / "voice", options.num_degraded)]),
-        *([] if options.no_window else window_rows(tower, people)),
+        *invented_rows(student, made),
+        *set_apart_rows(student, [*people, *degraded(ARTIFACTS / "voice", options.num_degraded)]),
+        *([] if options.no_window else window_rows(student, people)),
     ]
     header = {
         "command": "python benchmarks/no_speech.py PEOPLE",
@@ -64,7 +73,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("people", type=Path)
-    parser.add_argument("--asr-adapter", type=Path)
+    parser.add_argument("--asr-adapter", type=Path, default=Path("artifacts/asr_adapter"))
     parser.add_argument("--validation", action="store_true")
     parser.add_argument(
         "--no-window", action="store_true", help="Leave out the 30 s window, which takes long."
@@ -99,36 +108,41 @@ def degraded(voice: Path, num_each: int) -> list[Speech]:
     ]
 
 
-def texts_of(tower: AudioTower, clips: list[np.ndarray], name: str) -> list[str]:
+def texts_of(transcribe: Transcribe, clips: list[np.ndarray], name: str) -> list[str]:
     """The transcript of each clip, in order."""
     order = sorted(range(len(clips)), key=lambda place: len(clips[place]))
     texts = [""] * len(clips)
     for start in tqdm(range(0, len(order), BATCH), desc=name, mininterval=2):
         places = order[start : start + BATCH]
-        hypotheses = transcribe(
-            tower, [clips[i] for i in places], top_k=1, max_tokens=MAX_TOKENS, dtype=torch.float32
-        )
-        for place, hypothesis in zip(places, hypotheses, strict=True):
-            texts[place] = tower.text(hypothesis.token_ids.tolist())
+        for place, text in zip(places, transcribe([clips[i] for i in places]), strict=True):
+            texts[place] = text
     return texts
 
 
-def without_rule(tower: AudioTower, clips: list[np.ndarray], name: str) -> list[str]:
+def by_student(student: Student, clips: list[np.ndarray]) -> list[str]:
+    return [student.transcript(h) or "" for h in student.transcribe(clips, **LIMITS)]
+
+
+def by_whisper(tower: AudioTower, clips: list[np.ndarray]) -> list[str]:
+    return [tower.text(h.token_ids.tolist()) for h in transcribe(tower, clips, **LIMITS)]
+
+
+def without_rule(transcribe: Transcribe, clips: list[np.ndarray], name: str) -> list[str]:
     """As `texts_of`, where no clip is set apart."""
     rule = audio_tower.no_speech_reason
     audio_tower.no_speech_reason = lambda clip, mean_logprob, num_tokens: None
     try:
-        return texts_of(tower, clips, name)
+        return texts_of(transcribe, clips, name)
     finally:
         audio_tower.no_speech_reason = rule
 
 
-def invented_rows(tower: AudioTower, made: list[tuple[str, np.ndarray]]) -> list[tables.Row]:
+def invented_rows(student: Student, made: list[tuple[str, np.ndarray]]) -> list[tables.Row]:
     """The share of clips without speech that have words, with the rule and without it."""
-    clips = [clip for _, clip in made]
+    clips, transcribe = [clip for _, clip in made], partial(by_student, student)
     by_system = {
-        "with the rule": texts_of(tower, clips, "no speech"),
-        "without": without_rule(tower, clips, "no speech, without the rule"),
+        "with the rule": texts_of(transcribe, clips, "no speech"),
+        "without": without_rule(transcribe, clips, "no speech, without the rule"),
     }
     rows = []
     for kind in ["all", *dict.fromkeys(kind for kind, _ in made)]:
@@ -139,10 +153,11 @@ def invented_rows(tower: AudioTower, made: list[tuple[str, np.ndarray]]) -> list
     return rows
 
 
-def set_apart_rows(tower: AudioTower, speech: list[Speech]) -> list[tables.Row]:
+def set_apart_rows(student: Student, speech: list[Speech]) -> list[tables.Row]:
     """The share of clips with speech that are set apart: of all, and of those with a right transcript."""
-    clips = [one.audio for one in speech]
-    kept, whole = texts_of(tower, clips, "speech"), without_rule(tower, clips, "speech, without the rule")
+    clips, transcribe = [one.audio for one in speech], partial(by_student, student)
+    kept = texts_of(transcribe, clips, "speech")
+    whole = without_rule(transcribe, clips, "speech, without the rule")
     rows = []
     for group in ["all", *sorted({one.group for one in speech})]:
         places = [i for i, one in enumerate(speech) if group in ("all", one.group)]
@@ -159,9 +174,11 @@ def three_times(reference: str, hypothesis: str) -> bool:
     return len(normalize(hypothesis).split()) > 3 * len(normalize(reference).split())
 
 
-def window_rows(tower: AudioTower, speech: list[Speech]) -> list[tables.Row]:
-    """WER in the short window and by transformers' `generate` in 30 s, by the clip's length."""
-    short = without_rule(tower, [one.audio for one in speech], "short window")
+def window_rows(student: Student, speech: list[Speech]) -> list[tables.Row]:
+    """WER of the unadapted Whisper in the short window and by transformers' `generate` in 30 s, by the
+    clip's length."""
+    tower = student.audio_tower
+    short = without_rule(partial(by_whisper, tower), [one.audio for one in speech], "short window")
     whole = [generated(tower, one.audio) for one in tqdm(speech, desc="30 s window", mininterval=2)]
     groups = {one.group for one in speech} | {length(one.audio) for one in speech}
     rows = []
