@@ -23,6 +23,7 @@ def adapted(small_student) -> Student:
     base = load_params(ROOT / "params.yaml").base
     config = small_student.config.__class__.from_dict(small_student.config.to_dict())
     config.asr_adapter_below, config.asr_adapter_margin = base.asr_adapter_below, base.asr_adapter_margin
+    config.asr_adapter_question_margin = base.asr_adapter_question_margin
     student = Student(config)
     student.asr_adapter = ROOT / "artifacts/asr_adapter"
     return student
@@ -60,10 +61,23 @@ def test_a_hypothesis_does_not_depend_on_the_other_clips(adapted, clips):
 
 def test_the_adapter_must_be_surer_by_the_margin_and_find_speech(adapted, hypotheses):
     whisper = replace(hypotheses[0], mean_logprob=-0.9)
-    sure, close = (replace(hypotheses[1], mean_logprob=lp) for lp in (-0.5, -0.75))
+    sure, close = (replace(hypotheses[1], mean_logprob=lp) for lp in (-0.5, -0.85))
     silent = replace(sure, no_speech="no speech detected")
-    assert adapted.config.asr_adapter_margin == 0.2
+    assert adapted.config.asr_adapter_margin == 0.1
     assert torch.equal(adapted.surer(whisper, sure).token_ids, sure.token_ids)
     assert torch.equal(adapted.surer(whisper, sure).attribute_features, whisper.attribute_features)
     assert adapted.surer(whisper, close) is whisper
     assert adapted.surer(whisper, silent) is whisper
+
+
+def test_a_question_of_the_adapter_alone_must_be_surer_by_more(adapted, hypotheses):
+    question = hypotheses[1]
+    statement = replace(hypotheses[0], token_ids=hypotheses[0].token_ids[:-1], mean_logprob=-1.5)
+    assert adapted.is_question(question) and not adapted.is_question(statement)
+    assert adapted.config.asr_adapter_question_margin == 0.6
+    close, sure = (replace(question, mean_logprob=lp) for lp in (-0.85, -0.75))  # 0.65 and 0.75 above
+    assert adapted.surer(statement, close) is statement
+    assert torch.equal(adapted.surer(statement, sure).token_ids, question.token_ids)
+    heard = replace(hypotheses[2], mean_logprob=-1.5)
+    assert adapted.is_question(heard)
+    assert torch.equal(adapted.surer(heard, close).token_ids, question.token_ids)

@@ -199,6 +199,7 @@ class Base(Group):
     adapter_min_asr_uncertainty: Annotated[float, Ge(0)]
     asr_adapter_below: Annotated[float, Le(0)]
     asr_adapter_margin: Annotated[float, Ge(0)]
+    asr_adapter_question_margin: Annotated[float, Ge(0)]
     max_transcript_tokens: PositiveInt
     max_completion_tokens: PositiveInt
 

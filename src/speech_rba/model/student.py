@@ -50,6 +50,7 @@ class StudentConfig(PreTrainedConfig):
         adapter_min_asr_uncertainty=0.0,
         asr_adapter_below=0.0,
         asr_adapter_margin=0.0,
+        asr_adapter_question_margin=0.0,
         max_transcript_tokens=96,
         max_completion_tokens=32,
         **kwargs,
@@ -60,6 +61,7 @@ class StudentConfig(PreTrainedConfig):
         self.min_asr_uncertainty = min_asr_uncertainty
         self.adapter_min_asr_uncertainty = adapter_min_asr_uncertainty
         self.asr_adapter_below, self.asr_adapter_margin = asr_adapter_below, asr_adapter_margin
+        self.asr_adapter_question_margin = asr_adapter_question_margin
         self.max_transcript_tokens, self.max_completion_tokens = max_transcript_tokens, max_completion_tokens
         super().__init__(**kwargs)
 
@@ -180,12 +182,18 @@ class Student(SpeechStudent):
         """The adapted tower's hypothesis where its mean log-probability is higher by the margin, else
         Whisper's.
 
-        The attribute features are Whisper's, so that they do not depend on the choice.
+        The margin is larger where it alone is a question: half of the texts that it is trained on are. The
+        attribute features are Whisper's, so that they do not depend on the choice.
         """
         margin = self.config.asr_adapter_margin
+        if self.is_question(adapted) and not self.is_question(whisper):
+            margin += self.config.asr_adapter_question_margin
         if adapted.no_speech or adapted.mean_logprob <= whisper.mean_logprob + margin:
             return whisper
         return replace(adapted, attribute_features=whisper.attribute_features)
+
+    def is_question(self, hypothesis: Hypothesis) -> bool:
+        return self.audio_tower.text(hypothesis.token_ids.tolist()).endswith("?")
 
     def transcript(self, hypothesis: Hypothesis) -> str | None:
         return self.audio_tower.text(hypothesis.token_ids.tolist())
@@ -288,6 +296,7 @@ def build_student(assets: Assets, base: Base, asr_adapter: Path | None, dtype: t
         adapter_min_asr_uncertainty=base.adapter_min_asr_uncertainty,
         asr_adapter_below=base.asr_adapter_below,
         asr_adapter_margin=base.asr_adapter_margin,
+        asr_adapter_question_margin=base.asr_adapter_question_margin,
         max_transcript_tokens=base.max_transcript_tokens,
         max_completion_tokens=base.max_completion_tokens,
     )
