@@ -124,7 +124,7 @@ def card(params: Params, facts: dict) -> str:
     )
     return f"""# ASR adapter of speech-rba
 
-A LoRA adapter (rank {settings.lora_r}, float16) of `{facts["audio_tower"]}`, made by `make asr-adapter` in \
+A LoRA adapter (rank {settings.lora_r}, float16) of the encoder of `{facts["audio_tower"]}`, made by `make asr-adapter` in \
 {facts["minutes"]:.0f} minutes.
 
 - Data: {facts["num_texts"]} texts (queries, statements, stories, orders, talk, numbers, names, words) by \
