@@ -106,13 +106,14 @@ def clips(params: Params, rows: Path, validation: bool) -> list[tuple[str, str, 
 def texts_of(student: Student, spoken: list[tuple[str, str, str, np.ndarray]], name: str) -> list[str]:
     """The transcript of each clip."""
     audio = [clip[-1] for clip in spoken]
-    order, found = sorted(range(len(audio)), key=lambda i: len(audio[i])), [""] * len(audio)
+    order = sorted(range(len(audio)), key=lambda i: len(audio[i]))
+    transcripts = [""] * len(audio)
     for start in tqdm(range(0, len(order), BATCH), name, mininterval=2):
         places = order[start : start + BATCH]
         hypotheses: list[Hypothesis] = student.transcribe([audio[i] for i in places], **LIMITS)
         for place, hypothesis in zip(places, hypotheses, strict=True):
-            found[place] = student.transcript(hypothesis) or ""
-    return found
+            transcripts[place] = student.transcript(hypothesis) or ""
+    return transcripts
 
 
 if __name__ == "__main__":

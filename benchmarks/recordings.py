@@ -104,8 +104,8 @@ def transcribed(student: Student, folder: Path, clips: list[Clip], name: str) ->
 
     by_place: dict[int, Hypothesis] = {}
     results = map_batches(of_batch, batches)
-    for places, found in tqdm(zip(batches, results, strict=True), name, len(batches), mininterval=2):
-        by_place |= dict(zip(places, found, strict=True))
+    for places, batch in tqdm(zip(batches, results, strict=True), name, len(batches), mininterval=2):
+        by_place |= dict(zip(places, batch, strict=True))
     return [by_place[i] for i in range(len(clips))]
 
 
@@ -132,8 +132,7 @@ def answered(
 
 
 def right_answers(clips: list[Clip], questions: dict[str, Question], responses: list[str]) -> np.ndarray:
-    asked = [questions[clip.row_id] for clip in clips]
-    pairs = zip(responses, asked, strict=True)
+    pairs = zip(responses, [questions[clip.row_id] for clip in clips], strict=True)
     return np.array([float(is_right(response, q.answers, q.wrong)) for response, q in pairs])
 
 

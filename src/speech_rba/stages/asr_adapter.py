@@ -124,8 +124,8 @@ def card(params: Params, facts: dict) -> str:
     )
     return f"""# ASR adapter of speech-rba
 
-A LoRA adapter (rank {settings.lora_r}, float16) of the encoder of `{facts["audio_tower"]}`, made by `make asr-adapter` in \
-{facts["minutes"]:.0f} minutes.
+A LoRA adapter (rank {settings.lora_r}, float16) of the encoder of `{facts["audio_tower"]}`, made by \
+`make asr-adapter` in {facts["minutes"]:.0f} minutes.
 
 - Data: {facts["num_texts"]} texts (queries, statements, stories, orders, talk, numbers, names, words) by \
 the teacher (seed {settings.texts.seed}) and composed, {facts["num_clips"]} clips; all speech is synthesized.
