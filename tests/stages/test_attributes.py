@@ -43,6 +43,7 @@ def params() -> Params:
     for ranges in values["voice"]["conditions"].values():
         if "snr_db" in ranges:
             ranges["snr_db"] = [15.0, 20.0]  # low noise: the question itself is transcribed
+    values["base"]["asr_adapter_question_margin"] = 0.0  # also where Whisper transcribes no question
     return Params.model_validate(values)
 
 
