@@ -9,7 +9,6 @@ validation set of benchmarks/non_speech.py, `--validation`.
 
 import argparse
 import csv
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from speech_rba.model import audio_tower
 from speech_rba.model.audio_tower import MAX_SECONDS, SAMPLING_RATE, AudioTower, transcribe
 from speech_rba.model.student import Student, build_student
 from speech_rba.records import Clip, read_jsonl
-from speech_rba.registry.runs import git_commit, short_commit
 
 BATCH, MAX_TOKENS = 16, 96
 LIMITS = {"top_k": 1, "max_tokens": MAX_TOKENS, "dtype": torch.float32}
@@ -60,13 +58,8 @@ def main() -> None:
         *set_apart_rows(student, [*people, *degraded(ARTIFACTS / "voice", options.num_degraded)]),
         *([] if options.no_window else window_rows(student, people)),
     ]
-    header = {
-        "command": "python benchmarks/no_speech.py PEOPLE",
-        "commit": short_commit(git_commit()),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "minutes": round((time.perf_counter() - started) / 60, 1),
-        "seeds": [int(not options.validation)],
-    }
+    seeds = [int(not options.validation)]
+    header = tables.header("python benchmarks/no_speech.py PEOPLE", started, seeds)
     tables.write_result(options.out, header, rows)
 
 

@@ -7,8 +7,6 @@ test split, and by those of the validation split with `--validation`, on which t
 """
 
 import argparse
-import os
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,6 @@ from speech_rba.model.audio_tower import Hypothesis
 from speech_rba.model.student import Student, build_student
 from speech_rba.pretraining.natural_speech import NATURAL_ENGINE
 from speech_rba.records import Row, read_jsonl
-from speech_rba.registry.runs import git_commit, short_commit
 from speech_rba.synthesis import augment
 from speech_rba.synthesis.conditions import CONDITIONS, SOUND, Draw, draw_strength, in_turn
 from speech_rba.synthesis.record_clips import draw_talkers
@@ -49,13 +46,9 @@ def main() -> None:
         Transcribed("own", folder, text, condition, text, {name: by_system[name][i] for name in by_system})
         for i, (folder, text, condition, _) in enumerate(spoken)
     ]
-    header = {
-        "command": "python benchmarks/own_speech.py" + " --validation" * options.validation,
-        "commit": short_commit(git_commit())[:7],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "minutes": round((time.perf_counter() - started) / 60, 1),
-        "seeds": [params.voice.seed],
-    }
+    header = tables.header(
+        "python benchmarks/own_speech.py" + " --validation" * options.validation, started, [params.voice.seed]
+    )
     tables.write_result(options.out, header, result_rows(transcribed, params))
     show(options.out)
 

@@ -8,8 +8,6 @@ only its own transcripts.
 
 import argparse
 import json
-import os
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,6 @@ from speech_rba.data.audio import read_audio
 from speech_rba.evaluation.people import Transcribed, error_rates, transcribed_clip
 from speech_rba.model.student import Student, build_student
 from speech_rba.records import Clip
-from speech_rba.registry.runs import git_commit, short_commit
 from speech_rba.stages import ROOT, workdir
 from speech_rba.suites.read import read_suite
 from speech_rba.synthesis.conditions import SOUND
@@ -59,13 +56,7 @@ def main() -> None:
         for clip in clips
     ]
     rows = result_rows(transcribed, params)
-    header = {
-        "command": f"python benchmarks/people.py {options.folder.name}",
-        "commit": short_commit(git_commit())[:7],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "minutes": round((time.perf_counter() - started) / 60, 1),
-        "seeds": [params.suite.seed],
-    }
+    header = tables.header(f"python benchmarks/people.py {options.folder.name}", started, [params.suite.seed])
     tables.write_result(options.out, header, rows)
     show(options.out)
     print(f"{options.out}: {len(clips)} clips in {header['minutes']} minutes")

@@ -7,8 +7,6 @@ is degraded in `--conditions`; the language model, before alignment, answers the
 """
 
 import argparse
-import os
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,6 @@ from speech_rba.model.answering import AlignedStudent
 from speech_rba.model.audio_tower import Hypothesis
 from speech_rba.model.student import Student, build_student
 from speech_rba.records import Clip, Question
-from speech_rba.registry.runs import git_commit, short_commit
 from speech_rba.stages import ROOT, workdir
 from speech_rba.suites.read import read_suite
 from speech_rba.synthesis.conditions import SOUND
@@ -56,13 +53,9 @@ def main() -> None:
         name: [student.transcript(hypothesis) or "" for hypothesis in given]
         for name, given in hypotheses.items()
     }
-    header = {
-        "command": f"python benchmarks/recordings.py {options.folder.name}",
-        "commit": short_commit(git_commit())[:7],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "minutes": round((time.perf_counter() - started) / 60, 1),
-        "seeds": [params.suite.seed],
-    }
+    header = tables.header(
+        f"python benchmarks/recordings.py {options.folder.name}", started, [params.suite.seed]
+    )
     tables.write_result(options.out, header, rows_of(params, clips, right, transcripts))
     show(options.out)
 

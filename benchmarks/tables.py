@@ -6,8 +6,12 @@ marker names: a key of LINES.
 """
 
 import json
+import os
+import platform
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +72,20 @@ def pages() -> list[Path]:
 def read_result(path: Path) -> dict[str, Any]:
     """A file of results/. Numbers stay text, so that a table shows the digits that were written."""
     return json.loads(path.read_text(), parse_float=str, parse_int=str)
+
+
+def header(command: str, started: float, seeds: list[int]) -> dict[str, Any]:
+    """What stands above the rows of a result that this process measured since `started`, by
+    time.perf_counter."""
+    commit = subprocess.check_output(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, text=True).strip()
+    changed = subprocess.check_output(["git", "status", "--porcelain", "-uno"], cwd=ROOT, text=True).strip()
+    return {
+        "command": command,
+        "commit": f"{commit} with changes" if changed else commit,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "seeds": seeds,
+    }
 
 
 def write_result(path: Path, header: dict[str, Any], rows: list[Row]) -> None:

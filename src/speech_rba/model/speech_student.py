@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTok
 from transformers.cache_utils import DynamicLayer
 
 from speech_rba.errors import UserError
-from speech_rba.model.audio_tower import AudioTower, Hypothesis, Word
+from speech_rba.model.audio_tower import Hypothesis, Word
 from speech_rba.model.bridge import SoftTokens
 from speech_rba.model.generation import generate, prefill, stream
 from speech_rba.model.language import embed
@@ -36,13 +36,8 @@ class SpeechStudent(PreTrainedModel):
     language_model: PreTrainedModel
     prefix_ids: list[int]
 
-    @property
-    def towers(self) -> list[AudioTower]:
-        """The Whispers that it transcribes with, the unadapted one first; none if it encodes audio itself."""
-        return []
-
     def get_ready(self) -> None:
-        """Loads what every clip needs. The adapted tower is loaded with the first clip that needs it."""
+        """Loads what every clip needs."""
 
     def transcribe(
         self, clips: list[np.ndarray], *, top_k: int, max_tokens: int, dtype: torch.dtype

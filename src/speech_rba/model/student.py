@@ -147,6 +147,7 @@ class Student(SpeechStudent):
 
     @property
     def towers(self) -> list[AudioTower]:
+        """Those that it transcribes with, the unadapted one first."""
         return [self.audio_tower, *([self.adapted_tower] if self.asr_adapter else [])]
 
     @functools.cached_property
@@ -154,6 +155,7 @@ class Student(SpeechStudent):
         return Bridge(self.audio_tower.tokenizer, self.tokenizer)
 
     def get_ready(self) -> None:
+        """Loads Whisper. The adapted tower is loaded with the first clip of which Whisper is unsure."""
         _ = self.audio_tower
 
     def transcribe(

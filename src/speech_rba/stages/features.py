@@ -1,9 +1,9 @@
 """artifacts/voice or suites/NAME, artifacts/base -> features or suite_features/NAME: table.jsonl,
 hypotheses.safetensors.
 
-Every recording is transcribed here. The student transcribes every clip, and its hypotheses are kept with
-their alternatives. The unadapted Whisper, the judge, transcribes clean clips for validation and held-out
-clips for the cascade; no stage needs its transcripts of degraded training clips.
+Every recording is transcribed here. The student's hypotheses are kept with their alternatives, and of the
+unadapted Whisper, the judge, the transcripts of clean clips for validation and of held-out clips for the
+cascade; no stage needs its transcripts of degraded training clips.
 """
 
 import json
